@@ -1,0 +1,66 @@
+/** `blockmover restore SNAPSHOT DEVICE|IMAGE`. */
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { runRestore } from "../datapath/data-mover.js";
+import type { RestoreResult } from "../datapath/uploader/restore.js";
+import { type ReportStatus, type RepositoryOptions, withRepositoryOptions } from "./main.js";
+import { formatBytes, formatDuration } from "./output.js";
+import { readPassword } from "./password.js";
+import { runCommand } from "./run-command.js";
+
+interface RestoreCommandOptions extends RepositoryOptions {
+  readonly force: boolean;
+}
+
+export function addRestoreCommand(program: Command, report: ReportStatus): void {
+  withRepositoryOptions(
+    program
+      .command("restore")
+      .description("write a snapshot to a block device or image file")
+      .argument("<snapshot>", "id of the snapshot, or at least its first 6 digits")
+      .argument("<target>", "block device, or image file; a file that does not exist is made"),
+  )
+    .option("--force", "overwrite an image file that is not empty", false)
+    .addHelpText(
+      "after",
+      `
+The target must be at least as large as the volume and not in use. Everything on it, up to the volume's size, is
+replaced; ranges of zeros are punched out, so that a thin target stays thin.`,
+    )
+    .action(async (snapshot: string, target: string, options: RestoreCommandOptions) => {
+      report(
+        await runCommand(options, async (output, signal) => {
+          const password = await readPassword(options.passwordFile);
+          let stopProgress = (): void => undefined;
+          let result: RestoreResult;
+          try {
+            result = await runRestore(
+              {
+                repository: { url: options.repo, password },
+                snapshotId: snapshot,
+                targetPath: resolve(target),
+                force: options.force,
+              },
+              {
+                onRestoreStart: (progress) => {
+                  stopProgress = output.showProgress("restore", () => progress.snapshot());
+                },
+                onWarning: (message) => output.warn(message),
+              },
+              signal,
+            );
+          } finally {
+            stopProgress();
+          }
+          const rate = result.durationMs > 0 ? (result.volumeSizeBytes * 1000) / result.durationMs : 0;
+          output.result(
+            { ...result },
+            `Restored ${formatBytes(result.volumeSizeBytes)} to ${target} in ${formatDuration(result.durationMs)}, ` +
+              `${formatBytes(rate)}/s\n` +
+              `  written  ${formatBytes(result.writtenBytes)}\n` +
+              `  zeroed   ${formatBytes(result.zeroedBytes + result.skippedBytes)}\n`,
+          );
+        }),
+      );
+    });
+}

@@ -1,0 +1,46 @@
+/**
+ * Runs one command: signals become cancellation, errors become an exit status, in this one place.
+ *
+ * Exit status: 0 done, 1 failed, 2 usage, 130 cancelled.
+ */
+import { isCancelled } from "../common/cancellation.js";
+import { isBlockmoverError } from "../common/errors.js";
+import { newOutput, type Output } from "./output.js";
+
+export const EXIT_DONE = 0;
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+export const EXIT_CANCELLED = 130;
+
+/** Thrown by a command whose arguments do not fit together; commander finds the simpler mistakes itself. */
+export class UsageError extends Error {}
+
+export async function runCommand(
+  options: { readonly json: boolean },
+  command: (output: Output, signal: AbortSignal) => Promise<void>,
+): Promise<number> {
+  const output = newOutput(options);
+  const cancel = new AbortController();
+  const onSignal = (name: NodeJS.Signals): void => {
+    if (cancel.signal.aborted) {
+      process.exit(EXIT_CANCELLED); // asked twice: do not wait for the clean-up
+    }
+    cancel.abort(new DOMException(`cancelled by ${name}`, "AbortError"));
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  try {
+    await command(output, cancel.signal);
+    return EXIT_DONE;
+  } catch (error) {
+    if (isCancelled(error, cancel.signal)) {
+      output.warn("cancelled; no snapshot was made and nothing that is needed was removed");
+      return EXIT_CANCELLED;
+    }
+    output.error(error);
+    return error instanceof UsageError || isBlockmoverError(error, "INVALID_ARGUMENT") ? EXIT_USAGE : EXIT_FAILED;
+  } finally {
+    process.off("SIGINT", onSignal);
+    process.off("SIGTERM", onSignal);
+  }
+}
