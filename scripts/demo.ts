@@ -6,7 +6,17 @@
  * system check itself. Leaves nothing behind, also when it fails.
  */
 import { spawnSync } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { createHash, randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -39,14 +49,19 @@ function main(): void {
     throw new Error("the demo needs mkfs.ext4 and e2fsck: install the package e2fsprogs");
   }
   const useLoops = isRoot && existsSync("/dev/loop-control");
-  say(`Blockmover demo: a volume of ${mib(VOLUME_BYTES)} with ext4, ${useLoops ? "on a loop device" : "as an image file"}`);
+  say(
+    `Blockmover demo: a volume of ${mib(VOLUME_BYTES)} with ext4, ${useLoops ? "on a loop device" : "as an image file"}`,
+  );
 
   say("\n1. Make the volume, with files in it");
   const image = newImage("volume.img");
   const files = join(folder, "files");
   mkdirSync(files);
   for (let index = 0; index < FILE_COUNT; index++) {
-    writeFileSync(join(files, `file-${index}`), index % 3 === 0 ? Buffer.alloc(FILE_BYTES, "text ") : randomBytes(FILE_BYTES));
+    writeFileSync(
+      join(files, `file-${index}`),
+      index % 3 === 0 ? Buffer.alloc(FILE_BYTES, "text ") : randomBytes(FILE_BYTES),
+    );
   }
   run("mkfs.ext4", ["-q", "-F", "-d", files, image]);
 

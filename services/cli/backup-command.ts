@@ -31,14 +31,22 @@ export function addBackupCommand(program: Command, report: ReportStatus): void {
     program
       .command("backup")
       .description("back up a block device or volume image")
-      .argument("<device>", "block device or image file; it should not change meanwhile: give a snapshot of the volume"),
+      .argument(
+        "<device>",
+        "block device or image file; it should not change meanwhile: give a snapshot of the volume",
+      ),
   )
     .option("--source <namespace/name>", "what the volume is called in the repository (default: host and device path)")
     .option("--description <text>", "free text kept with the snapshot", "Block Uploader")
-    .addOption(new Option("--compression <name>", "compress data").choices([...writableCompressionNames]).default("none"))
+    .addOption(
+      new Option("--compression <name>", "compress data").choices([...writableCompressionNames]).default("none"),
+    )
     .option("--full", "read and write everything, whatever changed")
     .option("--parent <snapshot>", "auto, none, or the id of the snapshot to base an increment on", "auto")
-    .option("--changed-ranges <file>", 'what changed since --base-change-id: JSON lines {"offset":N,"length":N} in bytes; - reads standard input')
+    .option(
+      "--changed-ranges <file>",
+      'what changed since --base-change-id: JSON lines {"offset":N,"length":N} in bytes; - reads standard input',
+    )
     .option("--base-change-id <id>", "change id that the changed ranges are relative to; the parent must have it")
     .option("--change-id <id>", "change id of this state of the volume, for the next increment")
     .option("--volume-id <id>", "the storage's id of the volume; the parent must have the same")
@@ -57,51 +65,60 @@ backup is made instead and the result says why. The ranges are trusted: what the
     )
     .action(async (device: string, options: BackupCommandOptions) => {
       report(
-        await runCommand(options, async (output, signal) => {
-          checkOptions(options);
-          const devicePath = resolve(device);
-          const password = await readPassword(options.passwordFile);
-          let stopProgress = (): void => undefined;
-          let result: BackupResult;
-          try {
-            result = await runBackup(
-              {
-                repository: { url: options.repo, password },
-                devicePath,
-                source: sourceOf(options.source, devicePath),
-                description: options.description,
-                parent: parentOf(options),
-                changes:
-                  options.changedRanges === undefined || options.baseChangeId === undefined
-                    ? undefined
-                    : rangesOf(options.changedRanges, options.baseChangeId),
-                changeTracking:
-                  options.changeId === undefined || options.volumeId === undefined
-                    ? undefined
-                    : { changeId: options.changeId, volumeId: options.volumeId },
-                compression: options.compression,
-              },
-              {
-                onBackupStart: (progress, type) => {
-                  stopProgress = output.showProgress(`${type} backup`, () => progress.snapshot());
+        await runCommand(
+          options,
+          async (output, signal) => {
+            checkOptions(options);
+            const devicePath = resolve(device);
+            const password = await readPassword(options.passwordFile);
+            let stopProgress = (): void => undefined;
+            let result: BackupResult;
+            try {
+              result = await runBackup(
+                {
+                  repository: { url: options.repo, password },
+                  devicePath,
+                  source: sourceOf(options.source, devicePath),
+                  description: options.description,
+                  parent: parentOf(options),
+                  changes:
+                    options.changedRanges === undefined || options.baseChangeId === undefined
+                      ? undefined
+                      : rangesOf(options.changedRanges, options.baseChangeId),
+                  changeTracking:
+                    options.changeId === undefined || options.volumeId === undefined
+                      ? undefined
+                      : { changeId: options.changeId, volumeId: options.volumeId },
+                  compression: options.compression,
                 },
-                onWarning: (message) => output.warn(message),
-              },
-              signal,
-            );
-          } finally {
-            stopProgress();
-          }
-          if (result.fallbackReason !== undefined) {
-            output.warn(`a full backup was made, because ${result.fallbackReason}`);
-          }
-          output.result({ ...result }, describeBackup(result));
-        }),
+                {
+                  onBackupStart: (progress, type) => {
+                    stopProgress = output.showProgress(`${type} backup`, () => progress.snapshot());
+                  },
+                  onWarning: (message) => output.warn(message),
+                },
+                signal,
+              );
+            } finally {
+              stopProgress();
+            }
+            if (result.fallbackReason !== undefined) {
+              output.warn(`a full backup was made, because ${result.fallbackReason}`);
+            }
+            // `type` is what kind of line it is.
+            const { type: backupType, ...rest } = result;
+            output.result({ backupType, ...rest }, describeBackup(result));
+          },
+          "no snapshot was made",
+        ),
       );
     });
 }
 
-function rangesOf(path: string, baseChangeId: string): { baseChangeId: string; ranges: (signal?: AbortSignal) => ReturnType<typeof readChangedRanges> } {
+function rangesOf(
+  path: string,
+  baseChangeId: string,
+): { baseChangeId: string; ranges: (signal?: AbortSignal) => ReturnType<typeof readChangedRanges> } {
   return { baseChangeId, ranges: (signal) => readChangedRanges(path, signal) };
 }
 

@@ -5,7 +5,8 @@ import { Command, CommanderError, Option } from "commander";
 import { addBackupCommand } from "./backup-command.js";
 import { addRepositoryCommands } from "./repository-commands.js";
 import { addRestoreCommand } from "./restore-command.js";
-import { EXIT_DONE, EXIT_USAGE } from "./run-command.js";
+import { newOutput } from "./output.js";
+import { EXIT_DONE, EXIT_USAGE, UsageError } from "./run-command.js";
 import { addSnapshotCommands } from "./snapshot-commands.js";
 
 /** What `--version` prints; kept equal to package.json by a test. */
@@ -25,7 +26,13 @@ export async function main(args: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) {
       // Help and version are no failure; every other complaint of the parser is about usage.
-      return error.exitCode === 0 ? EXIT_DONE : EXIT_USAGE;
+      if (error.exitCode === 0) {
+        return EXIT_DONE;
+      }
+      if (args.includes("--json")) {
+        newOutput({ json: true }).error(new UsageError(error.message.replace(/^error: /, "")));
+      }
+      return EXIT_USAGE;
     }
     throw error;
   }
@@ -80,7 +87,9 @@ export interface RepositoryOptions {
 export function withRepositoryOptions(command: Command): Command {
   return command
     .addOption(
-      new Option("--repo <url>", "the repository: a directory, or file:///path").env("BLOCKMOVER_REPO").makeOptionMandatory(),
+      new Option("--repo <url>", "the repository: a directory, or file:///path")
+        .env("BLOCKMOVER_REPO")
+        .makeOptionMandatory(),
     )
     .option("--password-file <file>", "file with the repository's password (default: $BLOCKMOVER_PASSWORD)")
     .option("--json", "print JSON lines, the last of type result or error", false);

@@ -4,6 +4,7 @@
  * Results go to standard output, everything else (progress, warnings, errors) to standard error. With `--json` each
  * line of standard output is one JSON object; the last is `{"type":"result",…}` or `{"type":"error",…}`.
  */
+import { assert } from "../common/assert.js";
 import { BlockmoverError, messageOf } from "../common/errors.js";
 import type { ProgressSnapshot } from "../datapath/uploader/progress.js";
 
@@ -18,6 +19,8 @@ export interface Output {
   result(json: JsonObject, text: string): void;
   warn(message: string): void;
   error(error: unknown): void;
+  /** Ends the output of a command that was cancelled: for programs an error of code CANCELLED. */
+  cancelled(message: string): void;
   /** Shows progress until the returned function is called. */
   showProgress(label: string, snapshot: () => ProgressSnapshot): () => void;
 }
@@ -28,6 +31,7 @@ export function newOutput(options: { readonly json: boolean }): Output {
 
 class JsonOutput implements Output {
   result(json: JsonObject): void {
+    assert(!("type" in json), "a result has no type of its own");
     this.#print({ type: "result", ...json });
   }
 
@@ -44,6 +48,10 @@ class JsonOutput implements Output {
     });
   }
 
+  cancelled(message: string): void {
+    this.#print({ type: "error", code: "CANCELLED", message });
+  }
+
   showProgress(label: string, snapshot: () => ProgressSnapshot): () => void {
     return every(JSON_INTERVAL_MS, () => this.#print({ type: "progress", operation: label, ...snapshot() }));
   }
@@ -54,7 +62,7 @@ class JsonOutput implements Output {
 }
 
 class HumanOutput implements Output {
-  readonly #isTerminal = process.stderr.isTTY === true;
+  readonly #isTerminal = process.stderr.isTTY;
   #lineShown = false;
 
   result(_json: JsonObject, text: string): void {
@@ -77,6 +85,11 @@ class HumanOutput implements Output {
     } else if (error instanceof Error && error.stack !== undefined) {
       process.stderr.write(`${error.stack}\n`);
     }
+  }
+
+  cancelled(message: string): void {
+    this.#clearLine();
+    process.stderr.write(`blockmover: ${message}\n`);
   }
 
   showProgress(label: string, snapshot: () => ProgressSnapshot): () => void {
@@ -162,7 +175,9 @@ export function formatTable(rows: readonly (readonly string[])[]): string {
     });
   }
   return rows
-    .map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join("  "))
+    .map((row) =>
+      row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join("  "),
+    )
     .map((line) => `${line}\n`)
     .join("");
 }

@@ -26,7 +26,9 @@ export async function readPassword(passwordFile: string | undefined): Promise<st
   try {
     text = await readFile(passwordFile, "utf8");
   } catch (error) {
-    throw new BlockmoverError("INVALID_ARGUMENT", `cannot read the password file: ${messageOf(error)}`, { cause: error });
+    throw new BlockmoverError("INVALID_ARGUMENT", `cannot read the password file: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
   const password = text.trim();
   if (password === "") {

@@ -22,43 +22,54 @@ export function addRepositoryCommands(program: Command, report: ReportStatus): v
   withRepositoryOptions(repository.command("create").description("make a repository in an empty place"))
     .option("--hash <name>", "hash that names contents (default: BLAKE2B-256-128)")
     .option("--encryption <name>", "encryption (default: AES256-GCM-HMAC-SHA256)")
-    .option("--splitter <name>", "splitter for other clients' files; volumes are always in chunks of 1 MiB (default: DYNAMIC-4M-BUZHASH)")
+    .option(
+      "--splitter <name>",
+      "splitter for other clients' files; volumes are always in chunks of 1 MiB (default: DYNAMIC-4M-BUZHASH)",
+    )
     .option("--key-derivation <name>", "scrypt-65536-8-1 (default) or pbkdf2-sha256-600000")
     .option("--max-pack-size-mib <n>", "size of a full pack, 10 to 120 (default: 20)", parseWholeNumber)
     .option("--owner <user@host>", "who runs maintenance with Kopia (default: default@default, as Velero)")
     .action(async (options: CreateOptions) => {
-      report(await runCommand(options, async (output, signal) => {
-        const password = await readPassword(options.passwordFile);
-        const storage = await openStorage(options.repo, { create: true });
-        try {
-          await createKopiaRepository({
-            storage,
-            password,
-            format: {
-              hash: options.hash,
-              encryption: options.encryption,
-              splitter: options.splitter,
-              keyAlgo: options.keyDerivation,
-              maxPackSizeBytes: options.maxPackSizeMib === undefined ? undefined : options.maxPackSizeMib * 1024 * 1024,
-            },
-            maintenanceOwner: options.owner,
-            signal,
-          });
-          output.result(
-            { repository: storage.description },
-            `Made a repository in ${storage.description}.\n` +
-              "Keep the password: without it nobody can read what is in there.\n",
-          );
-        } finally {
-          await storage.close();
-        }
-      }));
+      report(
+        await runCommand(options, async (output, signal) => {
+          const password = await readPassword(options.passwordFile);
+          const storage = await openStorage(options.repo, { create: true });
+          try {
+            await createKopiaRepository({
+              storage,
+              password,
+              format: {
+                hash: options.hash,
+                encryption: options.encryption,
+                splitter: options.splitter,
+                keyAlgo: options.keyDerivation,
+                maxPackSizeBytes:
+                  options.maxPackSizeMib === undefined ? undefined : options.maxPackSizeMib * 1024 * 1024,
+              },
+              maintenanceOwner: options.owner,
+              signal,
+            });
+            output.result(
+              { repository: storage.description },
+              `Made a repository in ${storage.description}.\n` +
+                "Keep the password: without it nobody can read what is in there.\n",
+            );
+          } finally {
+            await storage.close();
+          }
+        }),
+      );
     });
-  withRepositoryOptions(repository.command("status").description("show a repository's format and what is in it")).action(
-    async (options: RepositoryOptions) => {
-      report(await runCommand(options, async (output, signal) => {
+  withRepositoryOptions(
+    repository.command("status").description("show a repository's format and what is in it"),
+  ).action(async (options: RepositoryOptions) => {
+    report(
+      await runCommand(options, async (output, signal) => {
         const password = await readPassword(options.passwordFile);
-        const opened = await openRepository({ url: options.repo, password }, { onWarning: (text) => output.warn(text), signal });
+        const opened = await openRepository(
+          { url: options.repo, password },
+          { onWarning: (text) => output.warn(text), signal },
+        );
         try {
           const { format } = opened;
           const snapshots = await opened.listSnapshots({}, signal);
@@ -96,9 +107,9 @@ export function addRepositoryCommands(program: Command, report: ReportStatus): v
         } finally {
           await opened.close();
         }
-      }));
-    },
-  );
+      }),
+    );
+  });
 }
 
 function ownerOf(data: unknown): string | undefined {

@@ -29,38 +29,42 @@ replaced; ranges of zeros are punched out, so that a thin target stays thin.`,
     )
     .action(async (snapshot: string, target: string, options: RestoreCommandOptions) => {
       report(
-        await runCommand(options, async (output, signal) => {
-          const password = await readPassword(options.passwordFile);
-          let stopProgress = (): void => undefined;
-          let result: RestoreResult;
-          try {
-            result = await runRestore(
-              {
-                repository: { url: options.repo, password },
-                snapshotId: snapshot,
-                targetPath: resolve(target),
-                force: options.force,
-              },
-              {
-                onRestoreStart: (progress) => {
-                  stopProgress = output.showProgress("restore", () => progress.snapshot());
+        await runCommand(
+          options,
+          async (output, signal) => {
+            const password = await readPassword(options.passwordFile);
+            let stopProgress = (): void => undefined;
+            let result: RestoreResult;
+            try {
+              result = await runRestore(
+                {
+                  repository: { url: options.repo, password },
+                  snapshotId: snapshot,
+                  targetPath: resolve(target),
+                  force: options.force,
                 },
-                onWarning: (message) => output.warn(message),
-              },
-              signal,
+                {
+                  onRestoreStart: (progress) => {
+                    stopProgress = output.showProgress("restore", () => progress.snapshot());
+                  },
+                  onWarning: (message) => output.warn(message),
+                },
+                signal,
+              );
+            } finally {
+              stopProgress();
+            }
+            const rate = result.durationMs > 0 ? (result.volumeSizeBytes * 1000) / result.durationMs : 0;
+            output.result(
+              { ...result },
+              `Restored ${formatBytes(result.volumeSizeBytes)} to ${target} in ${formatDuration(result.durationMs)}, ` +
+                `${formatBytes(rate)}/s\n` +
+                `  written  ${formatBytes(result.writtenBytes)}\n` +
+                `  zeroed   ${formatBytes(result.zeroedBytes + result.skippedBytes)}\n`,
             );
-          } finally {
-            stopProgress();
-          }
-          const rate = result.durationMs > 0 ? (result.volumeSizeBytes * 1000) / result.durationMs : 0;
-          output.result(
-            { ...result },
-            `Restored ${formatBytes(result.volumeSizeBytes)} to ${target} in ${formatDuration(result.durationMs)}, ` +
-              `${formatBytes(rate)}/s\n` +
-              `  written  ${formatBytes(result.writtenBytes)}\n` +
-              `  zeroed   ${formatBytes(result.zeroedBytes + result.skippedBytes)}\n`,
-          );
-        }),
+          },
+          "the target holds only a part of the volume; a file that was made for it has been removed",
+        ),
       );
     });
 }

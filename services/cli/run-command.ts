@@ -4,7 +4,7 @@
  * Exit status: 0 done, 1 failed, 2 usage, 130 cancelled.
  */
 import { isCancelled } from "../common/cancellation.js";
-import { isBlockmoverError } from "../common/errors.js";
+import { BlockmoverError, isBlockmoverError } from "../common/errors.js";
 import { newOutput, type Output } from "./output.js";
 
 export const EXIT_DONE = 0;
@@ -13,11 +13,17 @@ export const EXIT_USAGE = 2;
 export const EXIT_CANCELLED = 130;
 
 /** Thrown by a command whose arguments do not fit together; commander finds the simpler mistakes itself. */
-export class UsageError extends Error {}
+export class UsageError extends BlockmoverError {
+  constructor(message: string) {
+    super("INVALID_ARGUMENT", message, { hint: "Add --help for the options." });
+  }
+}
 
 export async function runCommand(
   options: { readonly json: boolean },
   command: (output: Output, signal: AbortSignal) => Promise<void>,
+  /** What a cancel leaves, as the rest of a sentence. */
+  whenCancelled = "nothing was changed",
 ): Promise<number> {
   const output = newOutput(options);
   const cancel = new AbortController();
@@ -34,11 +40,11 @@ export async function runCommand(
     return EXIT_DONE;
   } catch (error) {
     if (isCancelled(error, cancel.signal)) {
-      output.warn("cancelled; no snapshot was made and nothing that is needed was removed");
+      output.cancelled(`cancelled: ${whenCancelled}`);
       return EXIT_CANCELLED;
     }
     output.error(error);
-    return error instanceof UsageError || isBlockmoverError(error, "INVALID_ARGUMENT") ? EXIT_USAGE : EXIT_FAILED;
+    return isBlockmoverError(error, "INVALID_ARGUMENT") ? EXIT_USAGE : EXIT_FAILED;
   } finally {
     process.off("SIGINT", onSignal);
     process.off("SIGTERM", onSignal);

@@ -41,14 +41,15 @@ export function addSnapshotCommands(program: Command, report: ReportStatus): voi
       }),
     );
 
-  withRepositoryOptions(snapshot.command("show").description("show one snapshot").argument("<snapshot>", "its id")).action(
-    async (id: string, options: RepositoryOptions) =>
-      withRepository(options, async (repository, output, signal) => {
-        const found = await repository.getSnapshot(id, signal);
-        const objectId = await repository.volumeObjectId(found, signal);
-        const statistics = await objectStatistics(repository, objectId, signal);
-        output.result({ ...toJson(found), objectId, ...statistics }, showText(found, objectId, statistics));
-      }),
+  withRepositoryOptions(
+    snapshot.command("show").description("show one snapshot").argument("<snapshot>", "its id"),
+  ).action(async (id: string, options: RepositoryOptions) =>
+    withRepository(options, async (repository, output, signal) => {
+      const found = await repository.getSnapshot(id, signal);
+      const objectId = await repository.volumeObjectId(found, signal);
+      const statistics = await objectStatistics(repository, objectId, signal);
+      output.result({ ...toJson(found), objectId, ...statistics }, showText(found, objectId, statistics));
+    }),
   );
 
   withRepositoryOptions(

@@ -5,7 +5,7 @@
  * is named by its change id, and a backup uses the ranges only with the parent that carries the same id.
  */
 import { createReadStream } from "node:fs";
-import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 import { BlockmoverError, messageOf } from "../../common/errors.js";
 
 export interface ByteRange {
@@ -32,25 +32,49 @@ const MAX_LINE_LENGTH = 4096;
  * @example for await (const { offsetBytes, lengthBytes } of readChangedRanges("-")) …
  */
 export async function* readChangedRanges(path: string, signal?: AbortSignal): AsyncGenerator<ByteRange> {
+  signal?.throwIfAborted();
   const name = path === "-" ? "standard input" : path;
-  const input = path === "-" ? process.stdin : createReadStream(path, { signal });
+  const input: Readable = path === "-" ? process.stdin : createReadStream(path);
+  // Whoever writes the ranges may take its time: an abort does not wait for its next line, or for its end.
+  const onAbort = (): void => void input.destroy();
+  signal?.addEventListener("abort", onAbort, { once: true });
   let lineNumber = 0;
   try {
-    const lines = createInterface({ input, crlfDelay: Infinity });
-    for await (const line of lines) {
-      signal?.throwIfAborted();
+    // Leaving the loop destroys the input, so that nothing waits for the end of what is not read.
+    for await (const line of linesOf(input)) {
       lineNumber++;
       if (line.trim() !== "") {
         yield parseRange(line, `${name}, line ${lineNumber}`);
       }
     }
   } catch (error) {
-    if (error instanceof BlockmoverError || signal?.aborted) {
+    signal?.throwIfAborted();
+    if (error instanceof BlockmoverError) {
       throw error;
     }
     throw new BlockmoverError("INVALID_ARGUMENT", `cannot read the changed ranges from ${name}: ${messageOf(error)}`, {
       cause: error,
     });
+  } finally {
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/** The lines of a text, the last with or without its end; of a line that is too long, as much as shows that it is. */
+async function* linesOf(input: Readable): AsyncGenerator<string> {
+  input.setEncoding("utf8");
+  let rest = "";
+  for await (const chunk of input as AsyncIterable<string>) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+    if (rest.length > MAX_LINE_LENGTH) {
+      yield rest;
+      return;
+    }
+  }
+  if (rest !== "") {
+    yield rest;
   }
 }
 

@@ -6,12 +6,6 @@
  * manifest; a snapshot that can be listed can be restored. Kopia's format (`kopia/`) is the one implementation.
  */
 
-/** Everything in a volume object is counted in chunks of this size: bitmap bit, ring slot share, repository content. */
-export const CHUNK_SIZE_BYTES = 1024 * 1024;
-
-/** Chunks that one `writeAt` or one read takes at most: the width of the hash's vector lanes. */
-export const MAX_GROUP_CHUNKS = 8;
-
 /** One chunk of a volume on its way into an object. */
 export interface VolumeChunk {
   /** Where it lies in the volume; a multiple of CHUNK_SIZE_BYTES. */
@@ -56,8 +50,8 @@ export interface ObjectWriter {
    * reused once the promise resolves. At most MAX_GROUP_CHUNKS chunks a call.
    */
   writeAt(chunks: readonly VolumeChunk[], signal?: AbortSignal): Promise<void>;
-  /** Makes an object of what has been added so far; for a checkpoint snapshot. */
-  checkpoint(signal?: AbortSignal): Promise<string>;
+  /** Makes an object of what has been added so far, for a checkpoint snapshot; undefined while that is nothing. */
+  checkpoint(signal?: AbortSignal): Promise<string | undefined>;
   /** Fills up to the object's length and writes its table. Nothing may be written afterwards. */
   result(signal?: AbortSignal): Promise<string>;
   /** Gives up: nothing of it becomes visible. */
@@ -161,6 +155,7 @@ export interface BackupRepository {
   saveCheckpoint(snapshot: NewSnapshot, signal?: AbortSignal): Promise<void>;
   discardCheckpoint(signal?: AbortSignal): Promise<void>;
   getSnapshot(id: string, signal?: AbortSignal): Promise<VolumeSnapshot>;
+  /** Oldest first by start time; without checkpoints. */
   listSnapshots(source?: Partial<SnapshotSource>, signal?: AbortSignal): Promise<readonly VolumeSnapshot[]>;
   deleteSnapshot(id: string, signal?: AbortSignal): Promise<void>;
   /** Small structured data kept as an object, such as a directory. */

@@ -9,14 +9,14 @@ import { sleep } from "../../common/cancellation.js";
 import { Bitmap } from "../cbt/bitmap.js";
 import type { ChangedRanges } from "../cbt/changed-ranges.js";
 import type { BlockDevice } from "../device/block-device.js";
-import {
-  CHUNK_SIZE_BYTES,
-  type BackupRepository,
-  type ChangeTracking,
-  type NewSnapshot,
-  type ObjectWriter,
-  type SnapshotSource,
-  type VolumeSnapshot,
+import { CHUNK_SIZE_BYTES } from "../../common/chunk.js";
+import type {
+  BackupRepository,
+  ChangeTracking,
+  NewSnapshot,
+  ObjectWriter,
+  SnapshotSource,
+  VolumeSnapshot,
 } from "../repository/repository.js";
 import { chooseParent, type ParentWish } from "./parent.js";
 import { Progress } from "./progress.js";
@@ -217,7 +217,10 @@ async function uploadWithCheckpoints(
       } catch {
         return; // the upload has ended, one way or another
       }
-      await repository.saveCheckpoint(snapshotOf(await writer.checkpoint(signal)), signal);
+      const objectId = await writer.checkpoint(signal);
+      if (objectId !== undefined) {
+        await repository.saveCheckpoint(snapshotOf(objectId), signal);
+      }
     }
   })();
   checkpoints.catch((error: unknown) => stop.abort(error));

@@ -9,7 +9,8 @@
  */
 import { allocateAligned } from "../../../native/index.js";
 import type { BlockDevice } from "../device/block-device.js";
-import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS, type EntryRead, type ObjectReader } from "../repository/repository.js";
+import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../../common/chunk.js";
+import type { EntryRead, ObjectReader } from "../repository/repository.js";
 import { BlockmoverError } from "../../common/errors.js";
 import { runPipeline, WorkInFlight } from "./pipeline.js";
 import type { Progress } from "./progress.js";

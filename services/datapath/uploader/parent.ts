@@ -15,9 +15,7 @@ export type ParentChoice =
 
 /** Which parent the user wants: the newest that fits, none at all, or one by its id. */
 export type ParentWish =
-  | { readonly kind: "auto" }
-  | { readonly kind: "none" }
-  | { readonly kind: "snapshot"; readonly id: string };
+  { readonly kind: "auto" } | { readonly kind: "none" } | { readonly kind: "snapshot"; readonly id: string };
 
 export async function chooseParent(options: {
   readonly repository: BackupRepository;
@@ -39,10 +37,9 @@ export async function chooseParent(options: {
   if (typeof candidates === "string") {
     return none(candidates);
   }
-  const ours = candidates
-    .filter((snapshot) => snapshot.incomplete === undefined && snapshot.isVolume && isSameSource(snapshot.source, source))
-    .sort((a, b) => compareTimes(b.startTime, a.startTime));
-  const [newest] = ours;
+  const newest = candidates.findLast(
+    (snapshot) => snapshot.incomplete === undefined && snapshot.isVolume && isSameSource(snapshot.source, source),
+  );
   if (newest === undefined) {
     return none(
       wish.kind === "auto"
@@ -69,7 +66,7 @@ function none(reason: string | undefined): ParentChoice {
   return { kind: "none", reason };
 }
 
-/** Snapshots that could be the parent, or the reason why there are none. */
+/** Snapshots that could be the parent, oldest first, or the reason why there are none. */
 async function candidatesFor(
   repository: BackupRepository,
   source: SnapshotSource,
@@ -91,10 +88,4 @@ async function candidatesFor(
 
 function isSameSource(a: SnapshotSource, b: SnapshotSource): boolean {
   return a.userName === b.userName && a.host === b.host && a.path === b.path;
-}
-
-/** RFC 3339 times in UTC of one width sort as text; others by their milliseconds first. */
-function compareTimes(a: string, b: string): number {
-  const difference = Date.parse(a) - Date.parse(b);
-  return difference !== 0 ? difference : a < b ? -1 : a > b ? 1 : 0;
 }

@@ -33,7 +33,7 @@ export async function runPipeline<Slot extends object>(options: {
   }
   signal.throwIfAborted();
   if (first) {
-    throw (first as { readonly error: unknown }).error;
+    throw first.error;
   }
 }
 

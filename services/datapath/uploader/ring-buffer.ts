@@ -37,7 +37,7 @@ export class RingBuffer<Slot extends object> {
   /** Reader: waits for a free slot and owns it. */
   acquire(): Promise<Slot> {
     if (this.#failure) {
-      return Promise.reject(this.#failure.error as Error);
+      return rejected(this.#failure.error);
     }
     const slot = this.#free.pop();
     if (slot) {
@@ -70,7 +70,7 @@ export class RingBuffer<Slot extends object> {
   /** Writer: the next filled slot in order, or undefined after the last. */
   shift(): Promise<Slot | undefined> {
     if (this.#failure) {
-      return Promise.reject(this.#failure.error as Error);
+      return rejected(this.#failure.error);
     }
     const slot = this.#filled.shift();
     if (slot || this.#ended) {
@@ -105,4 +105,9 @@ export class RingBuffer<Slot extends object> {
     this.#filledWaiter?.reject(error);
     this.#filledWaiter = undefined;
   }
+}
+
+/** Rejects with whatever was thrown or given to an abort: that is not for us to wrap. */
+async function rejected(error: unknown): Promise<never> {
+  throw error;
 }

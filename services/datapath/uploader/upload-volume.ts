@@ -8,9 +8,11 @@
  * What lies past the end of the volume in its last chunk is zero. Memory: the slots, whatever the volume's size.
  */
 import { allocateAligned } from "../../../native/index.js";
+import { BlockmoverError } from "../../common/errors.js";
 import type { Bitmap } from "../cbt/bitmap.js";
 import type { BlockDevice } from "../device/block-device.js";
-import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS, type ObjectWriter, type VolumeChunk } from "../repository/repository.js";
+import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../../common/chunk.js";
+import type { ObjectWriter, VolumeChunk } from "../repository/repository.js";
 import { runPipeline, WorkInFlight } from "./pipeline.js";
 import type { Progress } from "./progress.js";
 import type { RingBuffer } from "./ring-buffer.js";
@@ -114,7 +116,16 @@ async function fillSlot(
   // One read after the other: a slot is one piece of work, and slots are what runs in parallel.
   for (const { firstChunk, chunkCount } of runs) {
     const memory = slot.memory.subarray(position * CHUNK_SIZE_BYTES, (position + chunkCount) * CHUNK_SIZE_BYTES);
-    const { zeroChunks } = await device.readChunks(memory, firstChunk * CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES);
+    const offsetBytes = firstChunk * CHUNK_SIZE_BYTES;
+    const { bytesRead, zeroChunks } = await device.readChunks(memory, offsetBytes, CHUNK_SIZE_BYTES);
+    const expectedBytes = Math.min(memory.length, device.info.sizeBytes - offsetBytes);
+    if (bytesRead !== expectedBytes) {
+      throw new BlockmoverError(
+        "FAILED_PRECONDITION",
+        `${device.path} ended at ${offsetBytes + bytesRead} bytes while it was read; it had ${device.info.sizeBytes}`,
+        { hint: "Back up a snapshot of the volume, which nobody shrinks." },
+      );
+    }
     slot.zeroChunks |= zeroChunks << position;
     position += chunkCount;
   }

@@ -6,14 +6,8 @@
  */
 import { allocateAligned } from "../../../native/index.js";
 import { BlockmoverError, isBlockmoverError, messageOf } from "../../common/errors.js";
-import {
-  CHUNK_SIZE_BYTES,
-  MAX_GROUP_CHUNKS,
-  type BackupRepository,
-  type ObjectEntry,
-  type ObjectReader,
-  type VolumeSnapshot,
-} from "../repository/repository.js";
+import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../../common/chunk.js";
+import type { BackupRepository, ObjectEntry, ObjectReader, VolumeSnapshot } from "../repository/repository.js";
 import { WorkInFlight } from "./pipeline.js";
 import { Progress } from "./progress.js";
 

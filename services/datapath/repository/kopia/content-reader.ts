@@ -10,7 +10,8 @@ import type { ContentCipher, KeyedHash, OpenFailure } from "../../../../native/i
 import { ContentCipher as Cipher } from "../../../../native/index.js";
 import { BlockmoverError, isBlockmoverError } from "../../../common/errors.js";
 import { throwIfAborted } from "../../../common/cancellation.js";
-import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../repository.js";
+import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../../../common/chunk.js";
+
 import type { BlobStorage } from "../storage/blob-storage.js";
 import { compressionById, decompressContent } from "./compression.js";
 import { contentIdHash, contentIdIv, type ContentId } from "./content-id.js";
@@ -133,7 +134,9 @@ export class ContentReader {
     for (const item of located) {
       const { entry, target, id } = item.read;
       if (entry.originalLength !== target.length) {
-        throw damaged(`content ${id} in pack ${entry.packBlobId}: it is ${entry.originalLength} bytes long, not ${target.length}`);
+        throw damaged(
+          `content ${id} in pack ${entry.packBlobId}: it is ${entry.originalLength} bytes long, not ${target.length}`,
+        );
       }
       if (nativeFamily(entry) === undefined) {
         await this.#openByLibrary(item);

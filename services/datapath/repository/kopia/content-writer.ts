@@ -17,7 +17,7 @@ import type { ContentCipher, KeyedHash } from "../../../../native/index.js";
 import { ContentCipher as Cipher, zstdCompressMany } from "../../../../native/index.js";
 import { assert } from "../../../common/assert.js";
 import { BlockmoverError } from "../../../common/errors.js";
-import { throwIfAborted } from "../../../common/cancellation.js";
+import { raceAbort, throwIfAborted } from "../../../common/cancellation.js";
 import type { BlobStorage } from "../storage/blob-storage.js";
 import { compressContent, compressionByName, type Compression } from "./compression.js";
 import { contentIdIv, contentIdOf, type ContentId, type ContentPrefix } from "./content-id.js";
@@ -92,6 +92,8 @@ export class ContentWriter {
   #session: Promise<Session> | undefined;
   #sessionStartedMs = 0;
   #failure: { readonly error: unknown } | undefined;
+  /** Ends uploads that nobody wants any more, which a store out of order may keep trying for minutes. */
+  readonly #abandoned = new AbortController();
 
   constructor(options: ContentWriterOptions) {
     this.#options = options;
@@ -166,7 +168,9 @@ export class ContentWriter {
 
   /** Gives up what is not flushed, once nothing of it is under way, and removes this session's marker. */
   async abandon(): Promise<void> {
-    this.#fail(new BlockmoverError("FAILED_PRECONDITION", "the repository has been closed"));
+    const closed = new BlockmoverError("FAILED_PRECONDITION", "the repository has been closed");
+    this.#fail(closed);
+    this.#abandoned.abort(closed);
     await Promise.allSettled([...this.#activeWrites, this.#flushing]);
     await Promise.allSettled([...this.#uploads]);
     const session = await this.#session?.catch(() => undefined);
@@ -299,7 +303,7 @@ export class ContentWriter {
     const upload = (async () => {
       try {
         const parts = pack.finish({ hash, cipher });
-        await storage.put(pack.blobId, parts, { onlyIfAbsent: false });
+        await storage.put(pack.blobId, parts, { onlyIfAbsent: false, signal: this.#abandoned.signal });
         this.stats.uploadedBytes += parts.reduce((sum, part) => sum + part.length, 0);
       } catch (error) {
         this.#fail(error);
@@ -323,7 +327,8 @@ export class ContentWriter {
         this.#upload(pack);
       }
     }
-    await Promise.all([...this.#uploads]);
+    // An abort does not wait for the uploads; `abandon` does.
+    await raceAbort(Promise.all([...this.#uploads]), signal);
     this.#throwIfFailed();
     throwIfAborted(signal);
     if (this.#session === undefined) {
@@ -341,7 +346,8 @@ export class ContentWriter {
       this.#pending.clear();
     }
     this.#session = undefined;
-    await session.remove();
+    // What was flushed is in the repository, a snapshot perhaps: a marker that stays does not undo that.
+    await session.remove().catch(() => undefined);
   }
 
   #isReady(): boolean {
@@ -372,6 +378,11 @@ export class ContentWriter {
 
   #currentSession(signal: AbortSignal | undefined): Promise<Session> {
     if (this.#session === undefined) {
+      if (this.#options.format.indexVersion !== 2) {
+        throw new BlockmoverError("UNIMPLEMENTED", "writing indexes of version 1 is not supported", {
+          hint: "Upgrade the repository with `kopia repository upgrade`.",
+        });
+      }
       this.#sessionStartedMs = this.#options.nowMs();
       this.#session = openSession(this.#options, signal);
     }
@@ -428,6 +439,10 @@ async function compressed(
     const length = lengths[position] ?? 0;
     return length === 0
       ? raw(content)
-      : { ...raw(content), stored: (targets[position] as Buffer).subarray(0, length), compressionHeaderId: compression.id };
+      : {
+          ...raw(content),
+          stored: (targets[position] as Buffer).subarray(0, length),
+          compressionHeaderId: compression.id,
+        };
   });
 }

@@ -136,14 +136,15 @@ export class IndexStore {
       const state = await this.#stateValidFor(epochRefreshFrequencyMs * LEAST_VALIDITY_SHARE, signal);
       const blob = sealHashedBlob(this.#options, {
         prefix: uncompactedPrefix(state.writeEpoch),
-        suffix: indexBlobSuffix(sessionId, 1).replace(/^-/, ""),
+        suffix: indexBlobSuffix(sessionId, 1),
         payload: plaintext,
       });
       if (nowMs() >= state.validUntilMs) {
         continue;
       }
       await storage.put(blob.id, [blob.bytes], { signal });
-      const after = await this.#readState(signal);
+      // What the blob indexes exists from here on, a snapshot perhaps: too late to be cancelled.
+      const after = await this.#readState(undefined);
       if (after.writeEpoch >= state.writeEpoch + 2) {
         // The epoch may be compacted already, and then this blob is never read: take it back and write it again.
         await storage.delete(blob.id);

@@ -300,7 +300,10 @@ export class TableDecoder {
 }
 
 function isIdByte(byte: number | undefined): boolean {
-  return byte !== undefined && ((byte >= DIGIT_0 && byte <= DIGIT_9) || (byte >= 0x41 && byte <= 0x5a) || (byte >= 0x61 && byte <= 0x7a));
+  return (
+    byte !== undefined &&
+    ((byte >= DIGIT_0 && byte <= DIGIT_9) || (byte >= 0x41 && byte <= 0x5a) || (byte >= 0x61 && byte <= 0x7a))
+  );
 }
 
 /** Position behind the `}` that closes the object at `start`, or -1. Entries do not nest; strings may hold braces. */

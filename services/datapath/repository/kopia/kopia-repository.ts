@@ -6,18 +6,18 @@
  * Kopia's maintenance running. A snapshot is committed only after every content that it refers to has been seen to
  * be live in an index read just before (§10.4 #5).
  */
-import { KeyedHash } from "../../../../native/index.js";
+import { type KeyedHash } from "../../../../native/index.js";
 import { assert } from "../../../common/assert.js";
 import { BlockmoverError, isBlockmoverError, messageOf } from "../../../common/errors.js";
-import {
-  CHUNK_SIZE_BYTES,
-  type BackupRepository,
-  type NewObjectOptions,
-  type NewSnapshot,
-  type ObjectWriter,
-  type RepositoryStats,
-  type SnapshotSource,
-  type VolumeSnapshot,
+import { CHUNK_SIZE_BYTES } from "../../../common/chunk.js";
+import type {
+  BackupRepository,
+  NewObjectOptions,
+  NewSnapshot,
+  ObjectWriter,
+  RepositoryStats,
+  SnapshotSource,
+  VolumeSnapshot,
 } from "../repository.js";
 import type { BlobStorage } from "../storage/blob-storage.js";
 import { contentIdOf, parseContentId, type ContentId } from "./content-id.js";
@@ -25,7 +25,14 @@ import { ContentReader } from "./content-reader.js";
 import { ContentWriter } from "./content-writer.js";
 import { decodeDirectory, encodeDirectory } from "./directory.js";
 import { newContentCipher } from "./encryption.js";
-import { decodeFormatBlob, FORMAT_BLOB_ID, type RepositoryFormat } from "./format-blob.js";
+import {
+  BLOBCFG_BLOB_ID,
+  decodeBlobConfiguration,
+  decodeFormatBlob,
+  FORMAT_BLOB_ID,
+  type FormatKeys,
+  type RepositoryFormat,
+} from "./format-blob.js";
 import { newNanosecondClock, parseGoTime, type NanosecondClock } from "./go-time.js";
 import { newContentHash } from "./hashing.js";
 import { IndexStore } from "./index-store.js";
@@ -88,7 +95,11 @@ export interface OpenOptions {
 export async function openKopiaRepository(options: OpenOptions): Promise<KopiaRepository> {
   const { storage, password, signal } = options;
   const formatBytes = await readFormatBlob(storage, signal);
-  const { format } = await decodeFormatBlob(formatBytes, password);
+  const { format, formatKey } = await decodeFormatBlob(formatBytes, password);
+  await checkBlobConfiguration(storage, { formatKey, uniqueId: format.uniqueId }, signal);
+  for (const { feature, message } of format.requiredFeatures.filter(({ warn }) => warn)) {
+    options.onWarning?.(`the repository asks for feature ${feature}: ${message}`);
+  }
   const repository = new KopiaRepository(options, format, formatBytes);
   await repository.refresh(signal);
   return repository;
@@ -291,7 +302,11 @@ export class KopiaRepository implements BackupRepository {
   }
 
   /** Puts a manifest that is not a snapshot, such as the maintenance owner, and makes it durable. */
-  async putManifest(labels: Readonly<Record<string, string>>, data: ManifestItem["data"], signal?: AbortSignal): Promise<void> {
+  async putManifest(
+    labels: Readonly<Record<string, string>>,
+    data: ManifestItem["data"],
+    signal?: AbortSignal,
+  ): Promise<void> {
     await this.#writeManifests(
       [{ id: newManifestId(), labels, modifiedNs: this.#clockNs(), deleted: false, data }],
       signal,
@@ -497,6 +512,24 @@ async function readFormatBlob(storage: BlobStorage, signal: AbortSignal | undefi
       cause: error,
       hint: "Check the URL, or make one with `blockmover repository create`.",
     });
+  }
+}
+
+/**
+ * Refuses a repository whose `kopia.blobcfg` is damaged, as Kopia does; one without it has no retention (§2.6). What
+ * it says concerns object stores alone.
+ */
+async function checkBlobConfiguration(
+  storage: BlobStorage,
+  keys: FormatKeys,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  try {
+    decodeBlobConfiguration(await storage.get(BLOBCFG_BLOB_ID, { signal }), keys);
+  } catch (error) {
+    if (!isBlockmoverError(error, "NOT_FOUND")) {
+      throw error;
+    }
   }
 }
 

@@ -8,7 +8,13 @@ import { BlockmoverError, isBlockmoverError } from "../../../common/errors.js";
 import type { ContentId } from "./content-id.js";
 import type { ContentReader } from "./content-reader.js";
 import type { IndexStore } from "./index-store.js";
-import { decodeManifestContent, hasLabels, mergeManifests, type ManifestItem, type ManifestLabels } from "./manifest.js";
+import {
+  decodeManifestContent,
+  hasLabels,
+  mergeManifests,
+  type ManifestItem,
+  type ManifestLabels,
+} from "./manifest.js";
 
 const MAX_ATTEMPTS = 5;
 
@@ -44,7 +50,9 @@ export class ManifestStore {
         const isRace = isBlockmoverError(error, "NOT_FOUND");
         if (!isRace || attempt === MAX_ATTEMPTS) {
           throw isRace
-            ? new BlockmoverError("DATA_LOSS", `the repository's manifests cannot be read: ${error.message}`, { cause: error })
+            ? new BlockmoverError("DATA_LOSS", `the repository's manifests cannot be read: ${error.message}`, {
+                cause: error,
+              })
             : error;
         }
         await this.#index.load(signal);

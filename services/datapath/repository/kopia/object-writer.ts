@@ -15,15 +15,14 @@
  */
 import { assert } from "../../../common/assert.js";
 import { BlockmoverError } from "../../../common/errors.js";
-import {
-  CHUNK_SIZE_BYTES,
-  MAX_GROUP_CHUNKS,
-  type NewObjectOptions,
-  type ObjectEntry,
-  type ObjectReader,
-  type ObjectWriter,
-  type ObjectWriterStats,
-  type VolumeChunk,
+import { CHUNK_SIZE_BYTES, MAX_GROUP_CHUNKS } from "../../../common/chunk.js";
+import type {
+  NewObjectOptions,
+  ObjectEntry,
+  ObjectReader,
+  ObjectWriter,
+  ObjectWriterStats,
+  VolumeChunk,
 } from "../repository.js";
 import type { ContentId } from "./content-id.js";
 import type { ContentWriter } from "./content-writer.js";
@@ -93,6 +92,7 @@ export class KopiaObjectWriter implements ObjectWriter {
       }
       for (const [position, chunk] of chunks.entries()) {
         await this.#fillTo(chunk.offsetBytes);
+        assert(this.#table.endOffsetBytes === chunk.offsetBytes, "a chunk comes into the table at its place");
         await this.#append(written.value[position] as ContentId);
       }
     })();
@@ -101,14 +101,9 @@ export class KopiaObjectWriter implements ObjectWriter {
     await tail;
   }
 
-  async checkpoint(signal?: AbortSignal): Promise<string> {
+  async checkpoint(signal?: AbortSignal): Promise<string | undefined> {
     // Nothing may be appended while the table so far is written down: later calls queue up behind this one.
-    const checkpoint = this.#tail.then(async () => {
-      if (this.#table.endOffsetBytes === 0) {
-        await this.#append(await this.#zeroChunkId());
-      }
-      return this.#writeTable(signal);
-    });
+    const checkpoint = this.#tail.then(() => (this.#table.endOffsetBytes === 0 ? undefined : this.#writeTable(signal)));
     this.#tail = checkpoint.then(() => undefined);
     this.#tail.catch(() => undefined);
     return checkpoint;
