@@ -1,5 +1,8 @@
 /**
  * Where a repository's password comes from: a file or the environment, never an argument, which everybody could see.
+ *
+ * White space at its ends is no part of it: Kopia's command line and Velero both cut it off, so a repository made with
+ * it could be opened by neither.
  */
 import { readFile } from "node:fs/promises";
 import { BlockmoverError, messageOf } from "../common/errors.js";
@@ -7,12 +10,12 @@ import { BlockmoverError, messageOf } from "../common/errors.js";
 export const PASSWORD_VARIABLE = "BLOCKMOVER_PASSWORD";
 
 /**
- * @param passwordFile the value of `--password-file`; the file's content without white space at its ends, as Velero
+ * @param passwordFile the value of `--password-file`; undefined for the environment
  * @throws BlockmoverError INVALID_ARGUMENT when there is no password or it is empty
  */
 export async function readPassword(passwordFile: string | undefined): Promise<string> {
   if (passwordFile === undefined) {
-    const password = process.env[PASSWORD_VARIABLE];
+    const password = process.env[PASSWORD_VARIABLE]?.trim();
     // It has been read: processes started from here and dumps of the environment need not have it.
     delete process.env[PASSWORD_VARIABLE];
     if (password === undefined || password === "") {
