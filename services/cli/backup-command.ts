@@ -85,7 +85,8 @@ backup is made instead and the result says why. The ranges are trusted: what the
                     options.changedRanges === undefined || options.baseChangeId === undefined
                       ? undefined
                       : rangesOf(options.changedRanges, options.baseChangeId),
-                  changeTracking:
+                  volumeId: options.volumeId,
+                changeTracking:
                     options.changeId === undefined || options.volumeId === undefined
                       ? undefined
                       : { changeId: options.changeId, volumeId: options.volumeId },
