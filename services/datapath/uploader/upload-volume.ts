@@ -7,7 +7,6 @@
  * A slot holds up to 8 chunks, neighbours or not: changed chunks of an increment are hashed side by side as well.
  * What lies past the end of the volume in its last chunk is zero. Memory: the slots, whatever the volume's size.
  */
-import { BlockmoverError } from "../../common/errors.js";
 import { allocateAligned } from "../../../native/index.js";
 import { BlockmoverError } from "../../common/errors.js";
 import type { Bitmap } from "../cbt/bitmap.js";
@@ -72,7 +71,7 @@ async function readChunks(options: {
         }
       }
       await reads.add(() => {
-        slot.filled = fillSlot({ device, slot, runs, volumeSizeBytes: bitmap.volumeSizeBytes });
+        slot.filled = fillSlot(device, slot, runs);
         return slot.filled;
       });
       ring.push(slot);
@@ -107,13 +106,11 @@ function* slotFuls(bitmap: Bitmap): Generator<{ readonly firstChunk: number; rea
   }
 }
 
-async function fillSlot(options: {
-  readonly device: BlockDevice;
-  readonly slot: UploadSlot;
-  readonly runs: readonly { readonly firstChunk: number; readonly chunkCount: number }[];
-  readonly volumeSizeBytes: number;
-}): Promise<void> {
-  const { device, slot, runs, volumeSizeBytes } = options;
+async function fillSlot(
+  device: BlockDevice,
+  slot: UploadSlot,
+  runs: readonly { readonly firstChunk: number; readonly chunkCount: number }[],
+): Promise<void> {
   slot.zeroChunks = 0;
   let position = 0;
   // One read after the other: a slot is one piece of work, and slots are what runs in parallel.

@@ -208,7 +208,7 @@ describe("backup and restore", () => {
         if (offsetBytes === 16 * MIB) device.bytes = device.bytes.subarray(0, 18 * MIB);
       };
       const outcome: unknown = await backUp(device).catch((error: unknown) => error);
-      expect(String(outcome)).to.contain("became smaller");
+      expect(String(outcome)).to.contain("while it was read");
       expect(await repository.listSnapshots()).to.have.length(0);
     });
 
