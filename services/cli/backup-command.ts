@@ -86,7 +86,7 @@ backup is made instead and the result says why. The ranges are trusted: what the
                       ? undefined
                       : rangesOf(options.changedRanges, options.baseChangeId),
                   volumeId: options.volumeId,
-                changeTracking:
+                  changeTracking:
                     options.changeId === undefined || options.volumeId === undefined
                       ? undefined
                       : { changeId: options.changeId, volumeId: options.volumeId },
