@@ -38,6 +38,7 @@ import { newContentHash } from "./hashing.js";
 import { IndexStore } from "./index-store.js";
 import { encodeManifestContent, newManifestId, newTombstone, type ManifestItem } from "./manifest.js";
 import { ManifestStore } from "./manifest-store.js";
+import { parseObjectId } from "./object-id.js";
 import { KopiaObjectReader } from "./object-reader.js";
 import { KopiaObjectWriter } from "./object-writer.js";
 import { deriveContentKey } from "./keys.js";
@@ -173,8 +174,11 @@ export class KopiaRepository implements BackupRepository {
   }
 
   async volumeObjectId(snapshot: VolumeSnapshot, signal?: AbortSignal): Promise<string> {
-    const directory = decodeDirectory(await this.readMetadata(snapshot.rootObjectId, signal), snapshot.rootObjectId);
-    const found = volumeFileEntry(directory);
+    const { rootObjectId } = snapshot;
+    // Kopia too knows a directory by its prefix. The root of a snapshot of one file is the file, of whatever size.
+    const found = parseObjectId(rootObjectId).contentId.startsWith("k")
+      ? volumeFileEntry(decodeDirectory(await this.readMetadata(rootObjectId, signal), rootObjectId))
+      : { reason: "its root is not a directory" };
     if (found.entry === undefined) {
       throw new BlockmoverError("FAILED_PRECONDITION", `snapshot ${snapshot.id} is not of a volume: ${found.reason}`, {
         hint: "It may be a snapshot of files: restore it with kopia.",
