@@ -8,6 +8,7 @@ import { expect } from "chai";
 
 import type { ByteRange, ChangedRanges } from "../../services/datapath/cbt/changed-ranges.js";
 import type { KopiaRepository } from "../../services/datapath/repository/kopia/kopia-repository.js";
+import type { ObjectEntry } from "../../services/datapath/repository/repository.js";
 import type { BlobStorage } from "../../services/datapath/repository/storage/blob-storage.js";
 import { assertSameSparseBytes, type Extent } from "../support/data-extents.js";
 import { skipUnlessLoopDevices } from "../support/loop-device.js";
@@ -44,6 +45,8 @@ describe("byte-exact", () => {
       });
 
       for (const { title, sizeBytes } of sizes) {
+        // A hundred gigabytes of zeros take ten seconds to read: once from a file, once from a device.
+        if (sizeBytes > 10 * GiB && kind === loop512) continue;
         // A device has whole sectors: on large ones the odd sizes are rounded up.
         const roundedBytes = Math.ceil(sizeBytes / kind.unitBytes) * kind.unitBytes;
         it(`restores ${title}${roundedBytes === sizeBytes ? "" : " in whole sectors"} after every kind of change`, async function () {
@@ -255,6 +258,7 @@ async function restoreEverywhere(
         });
       }
     };
+    expect(await isPaddedWithZeros(repository, snapshotId), `${name}: the padding is zero`).to.equal(true);
     const fresh = temp.file(`fresh-${position}`);
     await check(fresh, "to a new file", () => assertSameSparseBytes(file, fresh));
 
@@ -279,6 +283,19 @@ async function restoreEverywhere(
     }
   }
   await repository.close();
+}
+
+/** Whether the last chunk of a snapshot's object is zero from the end of the volume on. */
+async function isPaddedWithZeros(repository: KopiaRepository, snapshotId: string): Promise<boolean> {
+  const snapshot = await repository.getSnapshot(snapshotId);
+  const object = await repository.openObject(await repository.volumeObjectId(snapshot));
+  let last: ObjectEntry | undefined;
+  for await (const batch of object.entries()) last = batch.at(-1);
+  if (last === undefined) return false;
+  const target = Buffer.alloc(last.lengthBytes);
+  await object.read([{ entry: last, target }]);
+  const padding = target.subarray(snapshot.volumeSizeBytes - last.offsetBytes);
+  return padding.equals(Buffer.alloc(padding.length));
 }
 
 /** Data at both edges and in between: whole chunks, parts, over the border of two. */

@@ -1,8 +1,9 @@
 /**
- * Peak resident memory of the data mover: a sparse volume of 1 TiB with 1 GiB of data, and a repository with a million
- * contents. (That of plain volumes stands in the other scenarios' tables.)
+ * Peak resident memory of the data mover, where it could grow: a sparse volume of 1 TiB with 1 GiB of data, a repository
+ * with a million contents, compression, and more new contents than one index blob takes. (That of plain volumes stands in
+ * the other scenarios' tables as well.)
  */
-import { writeFile } from "node:fs/promises";
+import { open, writeFile } from "node:fs/promises";
 
 import { Random } from "../../support/random-data.js";
 import { GiB, MiB } from "../../support/sizes.js";
@@ -19,9 +20,56 @@ const SPARSE_DATA_BYTES = GiB;
 const CHANGED_CHUNKS = 64;
 const CONTENT_COUNT = 1_000_000;
 
+/** Enough that every buffer of a transfer has been used. */
+const PLAIN_BYTES = GiB;
+
+const COMPRESSIONS = ["none", "zstd-fastest", "zstd", "gzip-best-speed"];
+
+/** More chunks than the writer keeps before it writes an index blob (65 536), each with one page that no other has. */
+const MANY_CHUNKS = 80 * 1024;
+const PAGE_BYTES = 4096;
+
 export async function memory(bench: Bench): Promise<void> {
-  await sparseVolume(bench);
+  await compressions(bench);
   for (const blobCount of [1, 16]) await largeIndex(bench, blobCount);
+  await sparseVolume(bench);
+  if (bench.sizes.sparse >= MANY_CHUNKS * MiB) await manyContents(bench);
+}
+
+async function compressions(bench: Bench): Promise<void> {
+  const { place, seed, blockmovers } = bench;
+  const volume = await place.randomVolume("plain", PLAIN_BYTES, seed + 2);
+  const runs: [string, BlockmoverRun][] = [];
+  for (const compression of COMPRESSIONS) {
+    const repository = place.path("repository");
+    await blockmovers[0].createRepository(repository);
+    runs.push([compression, await blockmovers[0].backup(volume.path, repository, ["--compression", compression])]);
+    await place.remove(repository);
+  }
+  tell(bench, `Full backup of ${formatSize(PLAIN_BYTES)} incompressible data, by compression`, runs);
+  await place.removeVolume(volume);
+}
+
+async function manyContents(bench: Bench): Promise<void> {
+  const { place, blockmovers } = bench;
+  const volume = await place.sparseVolume("many", MANY_CHUNKS * MiB);
+  const handle = await open(volume.path, "r+");
+  try {
+    const page = Buffer.alloc(PAGE_BYTES);
+    for (let chunk = 0; chunk < MANY_CHUNKS; chunk++) {
+      page.fill(String(chunk).padStart(8, "0"));
+      await handle.write(page, 0, PAGE_BYTES, chunk * MiB);
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  const repository = place.path("repository");
+  await blockmovers[0].createRepository(repository);
+  const full = await blockmovers[0].backup(volume.path, repository, ["--compression", "zstd-fastest"]);
+  tell(bench, `${MANY_CHUNKS} different chunks that compress well`, [["full backup", full]]);
+  await place.remove(repository);
+  await place.removeVolume(volume);
 }
 
 async function sparseVolume(bench: Bench): Promise<void> {
@@ -65,17 +113,17 @@ async function sparseVolume(bench: Bench): Promise<void> {
 async function largeIndex(bench: Bench, blobCount: number): Promise<void> {
   const { place, seed, blockmovers } = bench;
   const blockmover = blockmovers[0];
-  const volume = await place.randomVolume("small", 64 * MiB, seed + 2);
+  const volume = await place.randomVolume("plain", PLAIN_BYTES, seed + 2);
   const repository = place.path("repository");
   await blockmover.createRepository(repository);
   await addForeignContents({ repository, password: blockmover.password, contentCount: CONTENT_COUNT, blobCount, seed });
   const status = await blockmover.run(["repository", "status", "--repo", repository, "--json"]);
   const full = await blockmover.backup(volume.path, repository);
-  const restored = await blockmover.restore(String(full.result.snapshotId), place.path("small.img"), repository);
+  const restored = await blockmover.restore(String(full.result.snapshotId), place.path("plain.img"), repository);
   tell(bench, `Repository with ${CONTENT_COUNT} contents in ${blobCount} index blob${blobCount === 1 ? "" : "s"}`, [
     ["repository status", status],
-    ["full backup of 64 MiB", full],
-    ["restore of 64 MiB", restored],
+    [`full backup of ${formatSize(PLAIN_BYTES)}`, full],
+    [`restore of ${formatSize(PLAIN_BYTES)}`, restored],
   ]);
   await place.remove(repository);
   await place.removeVolume(volume);
