@@ -1,13 +1,14 @@
 /**
  * What every BlobStorage promises, as one suite: a store or a wrapper passes it or does not exist.
  *
- * Random tests show their seed in the title; `STORAGE_SEED=<n>` replays it.
+ * Random tests show their seed in the title; `SEED=<n>` replays it.
  */
 
 import { expect } from "chai";
 import { isCancelled } from "../../../../../services/common/cancellation.js";
 import { isBlockmoverError, type ErrorCode } from "../../../../../services/common/errors.js";
 import type { BlobMetadata, BlobStorage } from "../../../../../services/datapath/repository/storage/blob-storage.js";
+import { testSeed } from "../../../../support/random-data.js";
 import { seededRandom } from "../../../../../services/datapath/repository/storage/faulty.js";
 
 export interface StoreUnderTest {
@@ -17,7 +18,7 @@ export interface StoreUnderTest {
 }
 
 /** The seed of this run. */
-export const seed = Number(process.env["STORAGE_SEED"] ?? Date.now() % 1_000_000);
+export const seed = testSeed();
 
 const hash = "0bb110664e8b5b7c31fd49c9e3ba469a";
 const session = "s531bea9f2b3eaa72147";
