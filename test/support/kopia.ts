@@ -15,6 +15,9 @@ import { skipBecause } from "./skip.js";
 
 const root = path.resolve(import.meta.dirname, "../..");
 
+/** One command takes seconds; some hang when a repository is damaged, and would outlive their test. */
+const deadlineMs = 100_000;
+
 /** The pinned versions, oldest first: the generation of Velero 1.18, then the newest. */
 export const kopiaVersions: readonly string[] = readdirSync(path.join(root, "test/interop/kopia"), {
   withFileTypes: true,
@@ -106,7 +109,7 @@ export class Kopia {
       KOPIA_CHECK_FOR_UPDATES: "false",
       ...options.env,
     };
-    return run(kopiaBinary(version), [...args, ...global], { ...options, env });
+    return run(kopiaBinary(version), [...args, ...global], { ...options, env, deadlineMs });
   }
 
   /** As `run`, but returns standard output. @throws Error with what Kopia wrote, unless it exits with 0 */

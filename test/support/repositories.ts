@@ -119,13 +119,22 @@ export interface BlobFile {
 /** The blobs whose id begins with `prefix`, sorted by id. */
 export async function blobFiles(directory: string, prefix = ""): Promise<BlobFile[]> {
   const found: BlobFile[] = [];
-  for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile() || !entry.name.endsWith(".f")) continue;
-    const file = path.join(entry.parentPath, entry.name);
-    const id = path.relative(directory, file).replaceAll(path.sep, "").slice(0, -".f".length);
-    if (id.startsWith(prefix)) found.push({ id, path: file });
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    if (entry.isFile()) {
+      addBlob(found, directory, path.join(directory, entry.name), prefix);
+    } else if (entry.name.startsWith(prefix.charAt(0))) {
+      // The first level of directories has one letter each.
+      const below = path.join(directory, entry.name);
+      for (const file of await readdir(below, { recursive: true }))
+        addBlob(found, directory, path.join(below, file), prefix);
+    }
   }
   return found.sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+function addBlob(found: BlobFile[], directory: string, file: string, prefix: string): void {
+  const id = path.relative(directory, file).replaceAll(path.sep, "");
+  if (id.endsWith(".f") && id.startsWith(prefix)) found.push({ id: id.slice(0, -".f".length), path: file });
 }
 
 /** Session markers: who is writing, or died while writing. */

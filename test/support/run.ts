@@ -5,6 +5,8 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
   readonly stdin?: string | Uint8Array;
+  /** After this long it is killed. Default: never. */
+  readonly deadlineMs?: number;
 }
 
 export interface RunResult {
@@ -19,7 +21,12 @@ export interface RunResult {
 /** Runs `command` and collects its output; any exit status is a result. Rejects only when it cannot be started. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { env: options.env ?? process.env, cwd: options.cwd });
+    const child = spawn(command, args, {
+      env: options.env ?? process.env,
+      cwd: options.cwd,
+      timeout: options.deadlineMs,
+      killSignal: "SIGKILL",
+    });
     const stdout: Buffer[] = [];
     const stderr: Buffer[] = [];
     child.stdout.on("data", (bytes: Buffer) => stdout.push(bytes));

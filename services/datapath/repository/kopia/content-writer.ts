@@ -14,12 +14,13 @@
  * Calls may overlap. After the first failure every further call fails with it: the caller gives up its backup.
  */
 import type { ContentCipher, KeyedHash } from "../../../../native/index.js";
-import { ContentCipher as Cipher, zstdCompressMany } from "../../../../native/index.js";
+import { ContentCipher as Cipher } from "../../../../native/index.js";
 import { assert } from "../../../common/assert.js";
 import { BlockmoverError } from "../../../common/errors.js";
 import { raceAbort, throwIfAborted } from "../../../common/cancellation.js";
 import type { BlobStorage } from "../storage/blob-storage.js";
-import { compressContent, compressionByName, type Compression } from "./compression.js";
+import { compressionByName } from "./compression.js";
+import { GroupCompressor, type CompressedGroupItem, type WritableCompression } from "./group-compressor.js";
 import { contentIdIv, contentIdOf, type ContentId, type ContentPrefix } from "./content-id.js";
 import type { RepositoryFormat } from "./format-blob.js";
 import type { ContentEntry } from "./index-entry.js";
@@ -28,8 +29,6 @@ import { PackBuilder } from "./pack-builder.js";
 import type { PackKind } from "./pack.js";
 import { openSession, type Session } from "./session-marker.js";
 import { SlabPool } from "./slab-pool.js";
-
-type WritableCompression = Extract<Compression, { writable: true }>;
 
 /** Kopia flushes its index when the last flush is this old; un-indexed packs look like garbage to maintenance. */
 const FLUSH_INTERVAL_MS = 10 * 60 * 1000;
@@ -70,17 +69,11 @@ export interface WrittenContents {
   readonly newBytes: number;
 }
 
-interface SealJob {
-  readonly id: ContentId;
-  readonly stored: Uint8Array;
-  readonly originalLength: number;
-  readonly compressionHeaderId: number;
-}
-
 export class ContentWriter {
   readonly stats: ContentWriterStats = { uploadedBytes: 0, newContentBytes: 0, deduplicatedBytes: 0 };
   readonly #options: ContentWriterOptions;
   readonly #slabs: SlabPool;
+  readonly #compressor = new GroupCompressor();
   /** Contents of this session: claimed by a call (undefined) or sealed into a pack. Not yet in an index blob. */
   readonly #pending = new Map<ContentId, ContentEntry | undefined>();
   readonly #openPacks: Record<PackKind, PackBuilder | undefined> = { p: undefined, q: undefined };
@@ -206,22 +199,27 @@ export class ContentWriter {
       }
     }
     if (missing.length > 0) {
-      await this.#sealIntoPacks(prefix === "" ? "p" : "q", await compressed(missing, compression), signal);
+      const kind = prefix === "" ? "p" : "q";
+      await this.#compressor.with(missing, compression, (jobs) => this.#sealIntoPacks(kind, jobs, signal), signal);
       this.stats.newContentBytes += newBytes;
     }
     return { ids, newBytes };
   }
 
-  async #sealIntoPacks(kind: PackKind, jobs: readonly SealJob[], signal: AbortSignal | undefined): Promise<void> {
+  async #sealIntoPacks(
+    kind: PackKind,
+    jobs: readonly CompressedGroupItem[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const { cipher, format, index, nowMs } = this.#options;
     let next = 0;
     while (next < jobs.length) {
       throwIfAborted(signal);
-      const pack = await this.#packWithRoom(kind, sealedLength(jobs[next] as SealJob), signal);
+      const pack = await this.#packWithRoom(kind, sealedLength(jobs[next] as CompressedGroupItem), signal);
       this.#throwIfFailed();
-      const batch: { readonly job: SealJob; readonly offset: number; readonly target: Uint8Array }[] = [];
+      const batch: { readonly job: CompressedGroupItem; readonly offset: number; readonly target: Uint8Array }[] = [];
       while (next < jobs.length) {
-        const job = jobs[next] as SealJob;
+        const job = jobs[next] as CompressedGroupItem;
         const reserved = pack.reserve(sealedLength(job));
         if (reserved === undefined) {
           break;
@@ -400,49 +398,6 @@ export class ContentWriter {
   }
 }
 
-function sealedLength(job: SealJob): number {
+function sealedLength(job: CompressedGroupItem): number {
   return job.stored.length + Cipher.overheadBytes;
-}
-
-/** Compresses what gains by it. Data chunks go to the thread pool; the rest is small. */
-async function compressed(
-  contents: readonly { readonly id: ContentId; readonly plaintext: Uint8Array }[],
-  compression: WritableCompression | undefined,
-): Promise<SealJob[]> {
-  const raw = (content: (typeof contents)[number]): SealJob => ({
-    id: content.id,
-    stored: content.plaintext,
-    originalLength: content.plaintext.length,
-    compressionHeaderId: 0,
-  });
-  if (compression === undefined) {
-    return contents.map(raw);
-  }
-  if (compression.family !== "zstd") {
-    return Promise.all(
-      contents.map(async (content) => {
-        const { headerId, stored } = await compressContent(compression.name, content.plaintext);
-        return { ...raw(content), stored, compressionHeaderId: headerId };
-      }),
-    );
-  }
-  const targets = contents.map(({ plaintext }) => Buffer.allocUnsafeSlow(plaintext.length));
-  const lengths = await zstdCompressMany(
-    contents.map(({ plaintext }, position) => ({
-      source: plaintext,
-      target: targets[position] as Buffer,
-      headerId: compression.id,
-    })),
-    compression.zstdLevel,
-  );
-  return contents.map((content, position) => {
-    const length = lengths[position] ?? 0;
-    return length === 0
-      ? raw(content)
-      : {
-          ...raw(content),
-          stored: (targets[position] as Buffer).subarray(0, length),
-          compressionHeaderId: compression.id,
-        };
-  });
 }
