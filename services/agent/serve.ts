@@ -6,7 +6,7 @@
  */
 import { createServer, type Http2Server, type ServerHttp2Session } from "node:http2";
 import { chmod, unlink } from "node:fs/promises";
-import { connect, type AddressInfo } from "node:net";
+import { connect, type AddressInfo, type Socket } from "node:net";
 import { type ConnectError, type ConnectRouter, type Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { BlockmoverError, messageOf } from "../common/errors.js";
@@ -30,6 +30,8 @@ const MAX_HEADER_BYTES = 16 * 1024;
 /** A connection with no open stream is closed after this long. */
 const IDLE_CONNECTION_MS = 10 * 60_000;
 
+const CLOSE_GRACE_MS = 500;
+
 export interface AgentServer {
   /** "unix:/path" or "http://host:port". */
   readonly address: string;
@@ -46,7 +48,7 @@ export interface AgentServer {
 export async function serveOnUnixSocket(agent: Agent, socketPath: string, log: Log): Promise<AgentServer> {
   await removeDeadSocket(socketPath);
   const state = new ServingState();
-  const { server, sessions } = newServer(agent, state, log, { withMovers: true });
+  const { server, connected } = newServer(agent, state, log, { withMovers: true });
   // The mode is right before anyone can connect: listen binds before it returns.
   const umask = process.umask(0o177);
   let listening: Promise<void>;
@@ -57,7 +59,11 @@ export async function serveOnUnixSocket(agent: Agent, socketPath: string, log: L
   }
   await listening;
   await chmod(socketPath, 0o600);
-  return { address: `unix:${socketPath}`, announceEnd: () => state.stop(), close: () => closeServer(server, sessions) };
+  return {
+    address: `unix:${socketPath}`,
+    announceEnd: () => state.stop(),
+    close: () => closeServer(server, connected),
+  };
 }
 
 /** Plain text, without authentication. @throws BlockmoverError FAILED_PRECONDITION when the port is taken */
@@ -67,14 +73,14 @@ export async function serveInPlaintext(
   log: Log,
 ): Promise<AgentServer> {
   const state = new ServingState();
-  const { server, sessions } = newServer(agent, state, log, { withMovers: false });
+  const { server, connected } = newServer(agent, state, log, { withMovers: false });
   await listen(server, listenOn);
   const { address, port, family } = server.address() as AddressInfo;
   const host = family === "IPv6" ? `[${address}]` : address;
   return {
     address: `http://${host}:${port}`,
     announceEnd: () => state.stop(),
-    close: () => closeServer(server, sessions),
+    close: () => closeServer(server, connected),
   };
 }
 
@@ -83,7 +89,7 @@ function newServer(
   state: ServingState,
   log: Log,
   { withMovers }: { readonly withMovers: boolean },
-): { readonly server: Http2Server; readonly sessions: Set<ServerHttp2Session> } {
+): { readonly server: Http2Server; readonly connected: Connected } {
   const services = [AgentService, Health, ServerReflection, ...(withMovers ? [MoverService] : [])];
   const routes = (router: ConnectRouter): void => {
     router.service(AgentService, agentService(agent));
@@ -113,6 +119,11 @@ function newServer(
   );
   server.maxConnections = MAX_CONNECTIONS;
   const sessions = new Set<ServerHttp2Session>();
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
   server.on("session", (session) => {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
@@ -129,7 +140,7 @@ function newServer(
       }
     });
   });
-  return { server, sessions };
+  return { server, connected: { sessions, sockets } };
 }
 
 /** The one place where errors of handlers, of streams too, become statuses. */
@@ -178,17 +189,23 @@ function listen(
   });
 }
 
-async function closeServer(server: Http2Server, sessions: ReadonlySet<ServerHttp2Session>): Promise<void> {
+interface Connected {
+  readonly sessions: ReadonlySet<ServerHttp2Session>;
+  readonly sockets: ReadonlySet<Socket>;
+}
+
+async function closeServer(server: Http2Server, { sessions, sockets }: Connected): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   // Streams have been told to end; what is still being written gets a moment.
   for (const session of sessions) {
     session.close();
   }
   const timer = setTimeout(() => {
-    for (const session of sessions) {
-      session.destroy();
+    // The sockets, because a session waits for its peer, which may be stopped or stuck.
+    for (const socket of sockets) {
+      socket.destroy();
     }
-  }, 500);
+  }, CLOSE_GRACE_MS);
   await closed;
   clearTimeout(timer);
 }
