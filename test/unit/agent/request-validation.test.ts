@@ -96,7 +96,11 @@ describe("request validation", () => {
   it("checks a restore and a list", () => {
     const restore = restoreRequest("a", { snapshotId: "12345", targetPath: "x" });
     expect(fieldsOf(() => validateStartRestore(restore))).to.deep.equal(["spec.snapshot_id", "spec.target_path"]);
-    const list = create(ListTransfersRequestSchema, { pageSize: 1001, pageToken: "-1", states: [0, 99 as TransferState] });
+    const list = create(ListTransfersRequestSchema, {
+      pageSize: 1001,
+      pageToken: "-1",
+      states: [0, 99 as TransferState],
+    });
     expect(fieldsOf(() => validateListTransfers(list))).to.deep.equal([
       "states[0]",
       "states[1]",
