@@ -39,8 +39,9 @@ typecheck: node_modules/.setup ## the compiler's opinion, tests included
 test: build ## unit and integration tests
 	$(SUITES) unit integration
 
-interop: build ## tests against the real Kopia (needs Go 1.25 to build it)
+interop: build ## tests with the real Kopia and grpcurl (needs Go 1.25 to build them)
 	scripts/build-kopia.sh
+	scripts/build-grpcurl.sh
 	$(SUITES) interop
 
 fault: build ## tests with failing disks, full repositories and killed processes

@@ -10,7 +10,7 @@ import {
 } from "../../../services/agent/request-validation.js";
 import { BlockmoverError } from "../../../services/common/errors.js";
 import { ListTransfersRequestSchema, StartBackupRequestSchema } from "../../../services/gen/blockmover/v1/agent_pb.js";
-import type { TransferState } from "../../../services/gen/blockmover/v1/transfer_pb.js";
+import { TransferState } from "../../../services/gen/blockmover/v1/transfer_pb.js";
 import { backupRequest, restoreRequest } from "../../support/agent-requests.js";
 
 describe("request validation", () => {
@@ -99,7 +99,7 @@ describe("request validation", () => {
     const list = create(ListTransfersRequestSchema, {
       pageSize: 1001,
       pageToken: "-1",
-      states: [0, 99 as TransferState],
+      states: [TransferState.UNSPECIFIED, Number("99")],
     });
     expect(fieldsOf(() => validateListTransfers(list))).to.deep.equal([
       "states[0]",
