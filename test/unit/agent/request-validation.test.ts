@@ -99,7 +99,7 @@ describe("request validation", () => {
     const list = create(ListTransfersRequestSchema, {
       pageSize: 1001,
       pageToken: "-1",
-      states: [TransferState.UNSPECIFIED, Number("99")],
+      states: [TransferState.UNSPECIFIED, 99 as unknown as TransferState],
     });
     expect(fieldsOf(() => validateListTransfers(list))).to.deep.equal([
       "states[0]",
