@@ -1,11 +1,9 @@
 /** `blockmover transfer list|watch|cancel`: what an agent does. */
 import { type Command, Option } from "commander";
-import { toJson } from "@bufbuild/protobuf";
 import type { AgentClient as AgentClientType } from "../agent/agent-client.js";
-import { TransferSchema, TransferState, type Transfer } from "../gen/blockmover/v1/transfer_pb.js";
+import type { Transfer } from "../gen/blockmover/v1/transfer_pb.js";
 import { defaultSocket } from "./agent-command.js";
 import type { ReportStatus } from "./main.js";
-import { formatBytes, formatTable, type JsonObject, type Output } from "./output.js";
 import { runCommand } from "./run-command.js";
 
 interface TransferOptions {
@@ -28,7 +26,8 @@ export function addTransferCommands(program: Command, report: ReportStatus): voi
           for await (const each of client.list(signal)) {
             transfers.push(each);
           }
-          output.result({ transfers: transfers.map((each) => toJson(TransferSchema, each)) }, tableOf(transfers));
+          const { showList } = await import("./transfer-text.js");
+          showList(output, transfers);
         }),
       );
     },
@@ -49,6 +48,7 @@ export function addTransferCommands(program: Command, report: ReportStatus): voi
           const { showTransfer } = await import("./transfer-on-agent.js");
           const ended = await showTransfer(client, id, output, signal);
           outcomeOf(ended);
+          const { showEnd } = await import("./transfer-text.js");
           showEnd(output, ended);
         },
         "the transfer goes on",
@@ -69,6 +69,7 @@ export function addTransferCommands(program: Command, report: ReportStatus): voi
           const client = await openClient(options);
           await client.cancel(id);
           const until = AbortSignal.any([signal, AbortSignal.timeout(CANCEL_WAIT_MS)]);
+          const { showEnd } = await import("./transfer-text.js");
           showEnd(output, await client.follow(id, () => undefined, until));
         },
         "the cancel has been asked for",
@@ -91,46 +92,4 @@ function withAgentOptions(command: Command): Command {
 async function openClient(options: TransferOptions): Promise<AgentClientType> {
   const { AgentClient } = await import("../agent/agent-client.js");
   return new AgentClient(options.agent);
-}
-
-function showEnd(output: Output, transfer: Transfer): void {
-  const json = toJson(TransferSchema, transfer) as JsonObject;
-  output.result({ transfer: json }, `Transfer ${transfer.transferId}: ${stateOf(transfer)}\n`);
-}
-
-function tableOf(transfers: readonly Transfer[]): string {
-  if (transfers.length === 0) {
-    return "No transfers.\n";
-  }
-  const rows = transfers.map((transfer) => [
-    transfer.transferId,
-    transfer.spec.case ?? "",
-    stateOf(transfer),
-    progressOf(transfer),
-    volumeOf(transfer),
-  ]);
-  return formatTable([["TRANSFER", "KIND", "STATE", "DONE", "VOLUME"], ...rows]);
-}
-
-function stateOf(transfer: Transfer): string {
-  const state = TransferState[transfer.state].toLowerCase();
-  return transfer.queuePosition > 0 ? `${state} (${transfer.queuePosition})` : state;
-}
-
-function progressOf({ progress }: Transfer): string {
-  if (progress === undefined) {
-    return "-";
-  }
-  return `${formatBytes(Number(progress.doneBytes))} of ${formatBytes(Number(progress.totalBytes))}`;
-}
-
-function volumeOf({ spec }: Transfer): string {
-  switch (spec.case) {
-    case "backup":
-      return spec.value.devicePath;
-    case "restore":
-      return `${spec.value.snapshotId} to ${spec.value.targetPath}`;
-    case undefined:
-      return "";
-  }
 }
