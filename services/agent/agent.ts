@@ -359,7 +359,7 @@ export class Agent {
     this.#queue.requireRoom(this.#accepting.size - 1);
     try {
       await requests.put(transferId, request);
-      await journal.set(transferId, record.toStored());
+      await this.#write(journal.set(transferId, record.toStored()));
     } catch (error) {
       await requests.remove(transferId).catch(() => undefined); // the first failure is the one to tell
       throw error instanceof BlockmoverError
@@ -520,7 +520,7 @@ export class Agent {
       ended.outcome = outcome;
       ended.endTime = timestampFromMs(clock.nowMs());
       ended.revision++;
-      await journal.set(transferId, record.toStored(ended));
+      await this.#write(journal.set(transferId, record.toStored(ended)));
       record.transfer = ended;
       record.lastHeardMs = clock.nowMs();
       record.changed.trip();
@@ -684,8 +684,14 @@ export class Agent {
 
   async #save(record: TransferRecord): Promise<void> {
     if (record.ending === undefined) {
-      await this.#options.journal.set(record.id, record.toStored());
+      await this.#write(this.#options.journal.set(record.id, record.toStored()));
     }
+  }
+
+  /** What the journal does not take ends the agent, whoever else hears of it. */
+  async #write(written: Promise<void>): Promise<void> {
+    this.#inBackground(written);
+    await written;
   }
 
   #require(transferId: string): TransferRecord {

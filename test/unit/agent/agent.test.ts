@@ -345,6 +345,27 @@ describe("Agent", () => {
     expect(await codeOf(start(agent, "a501"))).to.equal("RESOURCE_EXHAUSTED");
   });
 
+  it("cannot go on when its journal takes no more, and says so to whoever runs it", async () => {
+    const journal = await Journal.open(temp.file("failing"));
+    const agent = await Agent.open({
+      journal,
+      requests: await RequestStore.open(temp.file("requests")),
+      launcher,
+      limits: defaultLimits,
+      clock: { nowMs: () => nowMs, after: () => () => undefined },
+      log: silentLog,
+      onFatal: (error) => (fatal = error),
+    });
+    await start(agent, "a");
+    const { attachment } = await attachMover(agent, "a");
+    await journal.close();
+    expect(await codeOf(agent.finished(attachment, finished))).to.equal("INTERNAL");
+    expect(isBlockmoverError(fatal, "INTERNAL")).to.equal(true);
+    expect(agent.get("a").state).to.equal(TransferState.RUNNING);
+    fatal = undefined;
+    agent.close();
+  });
+
   it("refuses a deadline that has passed, and fails one that passes while it waits", async () => {
     const agent = await openAgent({ maxRunning: 0 });
     expect(await codeOf(start(agent, "a", { deadline: timestampFromMs(nowMs) }))).to.equal("DEADLINE_EXCEEDED");
