@@ -181,14 +181,15 @@ function checkParent(found: Violations, parent: BackupSpec["parent"]): void {
   }
 }
 
-function checkChanges(found: Violations, { changes, changeTracking }: BackupSpec): void {
+function checkChanges(found: Violations, { changes, changeTracking, volumeId }: BackupSpec): void {
+  found.text("spec.volume_id", volumeId, { optional: changes === undefined });
+  if (changeTracking !== undefined && volumeId !== "" && volumeId !== changeTracking.volumeId) {
+    found.add("spec.volume_id", "differs from spec.change_tracking.volume_id");
+  }
   if (changes === undefined) {
     return;
   }
   found.text("spec.changes.base_change_id", changes.baseChangeId);
-  if (changeTracking === undefined) {
-    found.add("spec.change_tracking", "is required with changes: the parent must be of the same volume");
-  }
   if (changes.ranges.length > MAX_RANGES) {
     found.add("spec.changes.ranges", `has ${changes.ranges.length} ranges, at most ${MAX_RANGES}`);
     return;

@@ -88,6 +88,7 @@ backup is made instead and the result says why. The ranges are trusted: what the
                 options.changedRanges === undefined || options.baseChangeId === undefined
                   ? undefined
                   : rangesOf(options.changedRanges, options.baseChangeId),
+              volumeId: options.volumeId,
               changeTracking:
                 options.changeId === undefined || options.volumeId === undefined
                   ? undefined

@@ -27,7 +27,11 @@ export async function runCommand(
 ): Promise<number> {
   const output = newOutput(options);
   const cancel = new AbortController();
+  let hasEnded = false;
   const onSignal = (name: NodeJS.Signals): void => {
+    if (hasEnded) {
+      return;
+    }
     if (cancel.signal.aborted) {
       process.exit(EXIT_CANCELLED); // asked twice: do not wait for the clean-up
     }
@@ -50,7 +54,7 @@ export async function runCommand(
     output.error(error);
     return isBlockmoverError(error, "INVALID_ARGUMENT") ? EXIT_USAGE : EXIT_FAILED;
   } finally {
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    // The handlers stay: while the process ends, a late signal must not make a failure of what has succeeded.
+    hasEnded = true;
   }
 }

@@ -28,6 +28,8 @@ export interface BackupRequest {
   readonly description: string;
   readonly parent: ParentWish;
   readonly changes?: ChangedRanges;
+  /** The storage's id of the volume, which the parent must have; by default the one in `changeTracking`. */
+  readonly volumeId?: string;
   readonly changeTracking?: ChangeTracking;
   readonly compression?: string;
   readonly operationId?: string;

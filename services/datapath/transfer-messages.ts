@@ -40,7 +40,8 @@ const phases = {
 
 /** A backup as it is sent: its changed ranges, which a request holds lazily, as a list. */
 export function encodeBackupSpec(request: Omit<BackupRequest, "changes">, changes?: WireChanges): BackupSpec {
-  const { repository, devicePath, source, description, parent, changeTracking, compression, operationId } = request;
+  const { repository, devicePath, source, description, parent, compression, operationId } = request;
+  const { volumeId, changeTracking } = request;
   return create(BackupSpecSchema, {
     repository,
     devicePath,
@@ -54,6 +55,7 @@ export function encodeBackupSpec(request: Omit<BackupRequest, "changes">, change
         lengthBytes: BigInt(lengthBytes),
       })),
     },
+    volumeId,
     changeTracking,
     compression: compression === "none" ? "" : compression,
     operationId,
@@ -83,6 +85,7 @@ export function decodeBackupSpec(spec: BackupSpec): BackupRequest {
         }
       },
     },
+    volumeId: spec.volumeId === "" ? undefined : spec.volumeId,
     changeTracking: changeTracking && { changeId: changeTracking.changeId, volumeId: changeTracking.volumeId },
     compression: spec.compression === "" ? undefined : spec.compression,
     operationId: spec.operationId === "" ? undefined : spec.operationId,

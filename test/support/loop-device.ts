@@ -62,8 +62,9 @@ export class LoopDevice {
     const args = ["--find", "--show", `--sector-size=${options.sectorBytes ?? 512}`];
     args.push(`--direct-io=${options.directIo === false ? "off" : "on"}`);
     if (options.readOnly === true) args.push("--read-only");
-    const stdout = await runOrThrow("losetup", [...args, backingFile]);
-    return new LoopDevice(stdout.trim(), await realpath(backingFile));
+    const device = (await runOrThrow("losetup", [...args, backingFile])).trim();
+    await forgetWriteErrors(device);
+    return new LoopDevice(device, await realpath(backingFile));
   }
 
   /** Makes a sparse file and attaches it. */
@@ -98,5 +99,15 @@ export class LoopDevice {
     } catch {
       return false; // no backing_file: detached
     }
+  }
+}
+
+/** A failed write that nobody synced is kept with the device's number, for the next one to sync it. */
+async function forgetWriteErrors(device: string): Promise<void> {
+  const handle = await open(device, "r");
+  try {
+    await handle.sync().catch(() => undefined);
+  } finally {
+    await handle.close();
   }
 }

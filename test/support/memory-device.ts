@@ -10,7 +10,7 @@ export class MemoryDevice implements BlockDevice {
   /** Called before each call; what it throws is what the call rejects with. */
   before: (call: DeviceCall, offsetBytes: number) => Promise<void> | void = () => undefined;
 
-  constructor(readonly bytes: Buffer) {
+  constructor(public bytes: Buffer) {
     this.info = { kind: "file", sizeBytes: bytes.length, logicalSectorBytes: 512, physicalSectorBytes: 512 };
   }
 

@@ -9,6 +9,8 @@ export interface RunOptions {
 
 export interface RunResult {
   readonly stdout: string;
+  /** The same as it came, for tools that write no text. */
+  readonly stdoutBytes: Buffer;
   readonly stderr: string;
   /** Exit status, or -1 when a signal ended it. */
   readonly code: number;
@@ -25,7 +27,9 @@ export function run(command: string, args: readonly string[], options: RunOption
     child.stdin.on("error", () => undefined); // it ended without reading all of it: its exit status says why
     child.once("error", reject);
     child.once("close", (code) => {
-      resolve({ stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString(), code: code ?? -1 });
+      const stdoutBytes = Buffer.concat(stdout);
+      const stderrText = Buffer.concat(stderr).toString();
+      resolve({ stdout: stdoutBytes.toString(), stdoutBytes, stderr: stderrText, code: code ?? -1 });
     });
     child.stdin.end(options.stdin);
   });

@@ -35,6 +35,8 @@ export interface BackupOptions {
   readonly operationId?: string;
   /** What changed since a base; without it the whole device is read. */
   readonly changes?: ChangedRanges;
+  /** The storage's id of the volume, which the parent must have; by default the one in `changeTracking`. */
+  readonly volumeId?: string;
   /** What the next increment needs to know of this backup. */
   readonly changeTracking?: ChangeTracking;
   readonly compression?: string;
@@ -147,7 +149,7 @@ async function planBackup(options: BackupOptions, volumeSizeBytes: number): Prom
     source: options.source,
     wish: options.parent,
     baseChangeId: changes?.baseChangeId,
-    volumeId: options.changeTracking?.volumeId,
+    volumeId: options.volumeId ?? options.changeTracking?.volumeId,
     signal,
   });
   if (choice.kind === "none" || changes === undefined) {

@@ -40,7 +40,7 @@ export interface DownloadStats {
   skippedBytes: number;
 }
 
-export async function downloadVolume(options: {
+export interface DownloadOptions {
   readonly object: ObjectReader;
   readonly device: BlockDevice;
   readonly volumeSizeBytes: number;
@@ -48,7 +48,12 @@ export async function downloadVolume(options: {
   readonly isTargetZero: boolean;
   readonly progress: Progress;
   readonly signal: AbortSignal;
-}): Promise<DownloadStats> {
+}
+
+/** What both sides work on. */
+type SideOptions = DownloadOptions & { readonly ring: RingBuffer<DownloadSlot>; readonly stats: DownloadStats };
+
+export async function downloadVolume(options: DownloadOptions): Promise<DownloadStats> {
   const stats: DownloadStats = { writtenBytes: 0, zeroedBytes: 0, skippedBytes: 0 };
   const slots = Array.from({ length: SLOT_COUNT }, (): DownloadSlot => ({
     memory: allocateAligned(SLOT_BYTES),
@@ -64,16 +69,7 @@ export async function downloadVolume(options: {
   return stats;
 }
 
-async function readEntries(options: {
-  readonly object: ObjectReader;
-  readonly device: BlockDevice;
-  readonly volumeSizeBytes: number;
-  readonly isTargetZero: boolean;
-  readonly progress: Progress;
-  readonly signal: AbortSignal;
-  readonly ring: RingBuffer<DownloadSlot>;
-  readonly stats: DownloadStats;
-}): Promise<void> {
+async function readEntries(options: SideOptions): Promise<void> {
   const { object, device, volumeSizeBytes, isTargetZero, progress, signal, ring, stats } = options;
   const reads = new WorkInFlight(READ_DEPTH, (error) => ring.fail(error));
   const zeroing = new WorkInFlight(1, (error) => ring.fail(error));
@@ -167,13 +163,7 @@ async function readEntries(options: {
   }
 }
 
-async function writeEntries(options: {
-  readonly device: BlockDevice;
-  readonly volumeSizeBytes: number;
-  readonly progress: Progress;
-  readonly ring: RingBuffer<DownloadSlot>;
-  readonly stats: DownloadStats;
-}): Promise<void> {
+async function writeEntries(options: SideOptions): Promise<void> {
   const { device, volumeSizeBytes, progress, ring, stats } = options;
   const writes = new WorkInFlight(WRITE_DEPTH, (error) => ring.fail(error));
   try {

@@ -31,7 +31,9 @@ describe("request validation", () => {
     const changes = { baseChangeId: "c1", ranges: [range(0n, 2n ** 53n - 1n)] };
     const changeTracking = { changeId: "c2", volumeId: "v" };
     expect(fieldsOf(() => validateStartBackup(backupRequest("a")))).to.deep.equal([]);
-    expect(fieldsOf(() => validateStartBackup(backupRequest("a", { changes, changeTracking })))).to.deep.equal([]);
+    expect(
+      fieldsOf(() => validateStartBackup(backupRequest("a", { changes, changeTracking, volumeId: "v" }))),
+    ).to.deep.equal([]);
     expect(fieldsOf(() => validateStartRestore(restoreRequest("A-1.b:c_d")))).to.deep.equal([]);
   });
 
@@ -70,7 +72,8 @@ describe("request validation", () => {
       [{ description: "x".repeat(4097) }, "spec.description"],
       [{ parent: { wish: { case: "auto", value: false } } }, "spec.parent.auto"],
       [{ parent: { wish: { case: "snapshotId", value: "" } } }, "spec.parent.snapshot_id"],
-      [{ changes: { baseChangeId: "c" } }, "spec.change_tracking"],
+      [{ changes: { baseChangeId: "c" } }, "spec.volume_id"],
+      [{ volumeId: "v", changeTracking: { changeId: "c", volumeId: "w" } }, "spec.volume_id"],
       [{ changeTracking: { changeId: "c" } }, "spec.change_tracking.volume_id"],
       [{ compression: "rot13" }, "spec.compression"],
       [{ operationId: "x".repeat(257) }, "spec.operation_id"],
@@ -81,11 +84,9 @@ describe("request validation", () => {
   });
 
   it("bounds the changed ranges, in number and in place", () => {
-    const changeTracking = { changeId: "c2", volumeId: "v" };
+    const volumeId = "v";
     const withRanges = (ranges: ReturnType<typeof range>[]) =>
-      fieldsOf(() =>
-        validateStartBackup(backupRequest("a", { changeTracking, changes: { baseChangeId: "c", ranges } })),
-      );
+      fieldsOf(() => validateStartBackup(backupRequest("a", { volumeId, changes: { baseChangeId: "c", ranges } })));
     expect(withRanges([range(0n, 1n), range(2n ** 53n - 1n, 1n)])).to.deep.equal(["spec.changes.ranges[1]"]);
     expect(withRanges([range(2n ** 64n - 1n, 2n ** 64n - 1n)])).to.deep.equal(["spec.changes.ranges[0]"]);
     expect(withRanges(Array<ReturnType<typeof range>>(MAX_RANGES + 1).fill(range(0n, 1n)))).to.deep.equal([

@@ -222,6 +222,17 @@ function inPackRanges(reads: readonly LocatedRead[]): PackRange[] {
   return ranges;
 }
 
+/**
+ * Whether a read failed because no index has the content, or the pack that the newest index names is not there: what a
+ * reader sees of whatever maintenance has dropped.
+ */
+export function isMissing(error: unknown): error is BlockmoverError {
+  return (
+    isBlockmoverError(error, "NOT_FOUND") ||
+    (isBlockmoverError(error, "DATA_LOSS") && isBlockmoverError(error.cause, "NOT_FOUND"))
+  );
+}
+
 const FAILURE_TEXTS: Record<OpenFailure["reason"], string> = {
   authentication: "its authentication tag is wrong",
   header: "its compression header is not the one that the index names",

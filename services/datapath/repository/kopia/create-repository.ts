@@ -61,11 +61,15 @@ export async function createKopiaRepository(options: {
 }
 
 async function refuseUnlessEmpty(storage: BlobStorage, signal: AbortSignal | undefined): Promise<void> {
+  // A repository by its own name, not as any of the blobs that a listing happens to begin with.
+  for await (const { id } of storage.list(FORMAT_BLOB_ID, signal)) {
+    if (id === FORMAT_BLOB_ID) {
+      throw new BlockmoverError("ALREADY_EXISTS", `there is a repository in ${storage.description} already`);
+    }
+  }
   for await (const { id } of storage.list("", signal)) {
-    throw id === FORMAT_BLOB_ID
-      ? new BlockmoverError("ALREADY_EXISTS", `there is a repository in ${storage.description} already`)
-      : new BlockmoverError("FAILED_PRECONDITION", `${storage.description} is not empty: it has blob ${id}`, {
-          hint: "A repository is made in an empty place; choose another one.",
-        });
+    throw new BlockmoverError("FAILED_PRECONDITION", `${storage.description} is not empty: it has blob ${id}`, {
+      hint: "A repository is made in an empty place; choose another one.",
+    });
   }
 }

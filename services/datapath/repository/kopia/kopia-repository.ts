@@ -21,7 +21,7 @@ import type {
 } from "../repository.js";
 import type { BlobStorage } from "../storage/blob-storage.js";
 import { contentIdOf, parseContentId, type ContentId } from "./content-id.js";
-import { ContentReader } from "./content-reader.js";
+import { ContentReader, isMissing } from "./content-reader.js";
 import { ContentWriter } from "./content-writer.js";
 import { decodeDirectory, encodeDirectory } from "./directory.js";
 import { newContentCipher } from "./encryption.js";
@@ -38,6 +38,7 @@ import { newContentHash } from "./hashing.js";
 import { IndexStore } from "./index-store.js";
 import { encodeManifestContent, newManifestId, newTombstone, type ManifestItem } from "./manifest.js";
 import { ManifestStore } from "./manifest-store.js";
+import { parseObjectId } from "./object-id.js";
 import { KopiaObjectReader } from "./object-reader.js";
 import { KopiaObjectWriter } from "./object-writer.js";
 import { deriveContentKey } from "./keys.js";
@@ -173,8 +174,11 @@ export class KopiaRepository implements BackupRepository {
   }
 
   async volumeObjectId(snapshot: VolumeSnapshot, signal?: AbortSignal): Promise<string> {
-    const directory = decodeDirectory(await this.readMetadata(snapshot.rootObjectId, signal), snapshot.rootObjectId);
-    const found = volumeFileEntry(directory);
+    const { rootObjectId } = snapshot;
+    // Kopia too knows a directory by its prefix. The root of a snapshot of one file is the file, of whatever size.
+    const found = parseObjectId(rootObjectId).contentId.startsWith("k")
+      ? volumeFileEntry(decodeDirectory(await this.readMetadata(rootObjectId, signal), rootObjectId))
+      : { reason: "its root is not a directory" };
     if (found.entry === undefined) {
       throw new BlockmoverError("FAILED_PRECONDITION", `snapshot ${snapshot.id} is not of a volume: ${found.reason}`, {
         hint: "It may be a snapshot of files: restore it with kopia.",
@@ -408,12 +412,17 @@ export class KopiaRepository implements BackupRepository {
     const directoryId = parseContentId(manifest.rootEntry?.obj ?? "");
     let previous: ContentId | undefined;
     let repaired = 0;
-    for await (const id of this.#referencesOf(objectId, directoryId, signal)) {
-      if (id !== previous && !this.#index.isLive(id)) {
-        await this.#repair(id, signal);
-        repaired++;
+    try {
+      for await (const id of this.#referencesOf(objectId, directoryId, signal)) {
+        if (id !== previous && !this.#index.isLive(id)) {
+          await this.#repair(id, signal);
+          repaired++;
+        }
+        previous = id;
       }
-      previous = id;
+    } catch (error) {
+      // The table itself may be gone as well as what it names.
+      throw isMissing(error) ? removedByMaintenance(error) : error;
     }
     if (repaired > 0) {
       this.#options.onWarning?.(`${repaired} contents that maintenance had marked as deleted were written again`);
@@ -438,17 +447,7 @@ export class KopiaRepository implements BackupRepository {
   }
 
   async #repair(id: ContentId, signal: AbortSignal | undefined): Promise<void> {
-    try {
-      await this.#writer.rewriteDeleted(id, await this.#reader.read(id, signal), "none", signal);
-    } catch (error) {
-      if (!isBlockmoverError(error, "NOT_FOUND")) {
-        throw error;
-      }
-      throw new BlockmoverError("UNAVAILABLE", `content ${id} was removed by maintenance while the backup ran`, {
-        cause: error,
-        hint: "No snapshot was made. Run the backup again; it will write the missing data.",
-      });
-    }
+    await this.#writer.rewriteDeleted(id, await this.#reader.read(id, signal), "none", signal);
   }
 
   /** Tombstones for checkpoints of this volume that a dead backup left behind. */
@@ -531,6 +530,13 @@ async function checkBlobConfiguration(
       throw error;
     }
   }
+}
+
+function removedByMaintenance(cause: BlockmoverError): BlockmoverError {
+  return new BlockmoverError("UNAVAILABLE", `${cause.message}: maintenance removed it while the backup ran`, {
+    cause,
+    hint: "No snapshot was made. Run the backup again; it will write the missing data.",
+  });
 }
 
 function toVolumeSnapshot(item: ManifestItem): VolumeSnapshot {

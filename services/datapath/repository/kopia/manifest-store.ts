@@ -4,9 +4,9 @@
  * Contents never change, so each is read once. A content that vanishes while it is read was compacted with others by
  * another client: the index is loaded again and everything starts over.
  */
-import { BlockmoverError, isBlockmoverError } from "../../../common/errors.js";
+import { BlockmoverError } from "../../../common/errors.js";
 import type { ContentId } from "./content-id.js";
-import type { ContentReader } from "./content-reader.js";
+import { isMissing, type ContentReader } from "./content-reader.js";
 import type { IndexStore } from "./index-store.js";
 import {
   decodeManifestContent,
@@ -47,7 +47,7 @@ export class ManifestStore {
         await this.#readMissing(signal);
         return mergeManifests(this.#known.values());
       } catch (error) {
-        const isRace = isBlockmoverError(error, "NOT_FOUND");
+        const isRace = isMissing(error);
         if (!isRace || attempt === MAX_ATTEMPTS) {
           throw isRace
             ? new BlockmoverError("DATA_LOSS", `the repository's manifests cannot be read: ${error.message}`, {

@@ -202,6 +202,16 @@ describe("backup and restore", () => {
       }
     });
 
+    it("when the device becomes smaller while it is read", async () => {
+      const device = new MemoryDevice(volume(20 * MIB));
+      device.before = (_call, offsetBytes) => {
+        if (offsetBytes === 16 * MIB) device.bytes = device.bytes.subarray(0, 18 * MIB);
+      };
+      const outcome: unknown = await backUp(device).catch((error: unknown) => error);
+      expect(String(outcome)).to.contain("while it was read");
+      expect(await repository.listSnapshots()).to.have.length(0);
+    });
+
     it("when it is cancelled, at any read", async () => {
       for (let at = 0; at < 4; at++) {
         const cancel = new AbortController();
