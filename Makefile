@@ -5,7 +5,8 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 
 SUITES := node scripts/run-suites.mjs
-TYPESCRIPT := $(shell find native services -name '*.ts' 2>/dev/null)
+TYPESCRIPT := $(shell find native services -name '*.ts' -not -path 'services/gen/*' 2>/dev/null)
+PROTO := $(shell find proto -name '*.proto') buf.yaml buf.gen.yaml
 
 .PHONY: help setup build lint format typecheck test interop fault bench demo clean
 
@@ -21,12 +22,12 @@ node_modules/.setup: package.json package-lock.json
 
 build: setup dist/.built ## compile everything, into build/ and dist/
 
-dist/.built: node_modules/.setup tsconfig.json tsconfig.build.json $(TYPESCRIPT)
+dist/.built: node_modules/.setup tsconfig.json tsconfig.build.json $(TYPESCRIPT) $(PROTO)
 	rm -rf dist
 	npm run --silent build:ts
 	@touch $@
 
-lint: node_modules/.setup ## eslint and prettier
+lint: node_modules/.setup ## eslint, prettier, and the wire contracts: style, and no breaking change
 	npm run --silent lint
 
 format: node_modules/.setup ## let prettier rewrite what it would complain about
@@ -38,8 +39,9 @@ typecheck: node_modules/.setup ## the compiler's opinion, tests included
 test: build ## unit and integration tests
 	$(SUITES) unit integration
 
-interop: build ## tests against the real Kopia (needs Go 1.25 to build it)
+interop: build ## tests with the real Kopia and grpcurl (needs Go 1.25 to build them)
 	scripts/build-kopia.sh
+	scripts/build-grpcurl.sh
 	$(SUITES) interop
 
 fault: build ## tests with failing disks, full repositories and killed processes
@@ -52,4 +54,4 @@ demo: build ## back up, change, back up again, restore and compare a volume
 	node --import tsx scripts/demo.ts
 
 clean: ## remove what was built, keep node_modules and .cache
-	rm -rf build dist
+	rm -rf build dist services/gen

@@ -3,18 +3,24 @@ import { hostname } from "node:os";
 import { posix, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { readChangedRanges } from "../datapath/cbt/changed-ranges.js";
-import { runBackup } from "../datapath/data-mover.js";
+import { type BackupRequest, runBackup } from "../datapath/data-mover.js";
 import { sourcePath, volumeSource, REQUESTER, UPLOADER } from "../datapath/repository/kopia/velero-block-layout.js";
 import { writableCompressionNames } from "../datapath/repository/kopia/compression.js";
 import type { SnapshotSource } from "../datapath/repository/repository.js";
 import type { BackupResult } from "../datapath/uploader/backup.js";
 import type { ParentWish } from "../datapath/uploader/parent.js";
-import { type ReportStatus, type RepositoryOptions, withRepositoryOptions } from "./main.js";
-import { formatBytes, formatDuration } from "./output.js";
+import {
+  type AgentOptions,
+  type ReportStatus,
+  type RepositoryOptions,
+  withAgentOptions,
+  withRepositoryOptions,
+} from "./main.js";
+import { formatBytes, formatDuration, type Output } from "./output.js";
 import { readPassword } from "./password.js";
 import { runCommand, UsageError } from "./run-command.js";
 
-interface BackupCommandOptions extends RepositoryOptions {
+interface BackupCommandOptions extends RepositoryOptions, AgentOptions {
   readonly full?: boolean;
   readonly parent: string;
   readonly source?: string;
@@ -27,7 +33,7 @@ interface BackupCommandOptions extends RepositoryOptions {
 }
 
 export function addBackupCommand(program: Command, report: ReportStatus): void {
-  withRepositoryOptions(
+  const command = withRepositoryOptions(
     program
       .command("backup")
       .description("back up a block device or volume image")
@@ -35,7 +41,8 @@ export function addBackupCommand(program: Command, report: ReportStatus): void {
         "<device>",
         "block device or image file; it should not change meanwhile: give a snapshot of the volume",
       ),
-  )
+  );
+  withAgentOptions(command)
     .option("--source <namespace/name>", "what the volume is called in the repository (default: host and device path)")
     .option("--description <text>", "free text kept with the snapshot", "Block Uploader")
     .addOption(
@@ -71,37 +78,30 @@ backup is made instead and the result says why. The ranges are trusted: what the
             checkOptions(options);
             const devicePath = resolve(device);
             const password = await readPassword(options.passwordFile);
-            let stopProgress = (): void => undefined;
+            const request: BackupRequest = {
+              repository: { url: options.repo, password },
+              devicePath,
+              source: sourceOf(options.source, devicePath),
+              description: options.description,
+              parent: parentOf(options),
+              changes:
+                options.changedRanges === undefined || options.baseChangeId === undefined
+                  ? undefined
+                  : rangesOf(options.changedRanges, options.baseChangeId),
+              volumeId: options.volumeId,
+              changeTracking:
+                options.changeId === undefined || options.volumeId === undefined
+                  ? undefined
+                  : { changeId: options.changeId, volumeId: options.volumeId },
+              compression: options.compression,
+            };
+            const { agent, transferId } = options;
             let result: BackupResult;
-            try {
-              result = await runBackup(
-                {
-                  repository: { url: options.repo, password },
-                  devicePath,
-                  source: sourceOf(options.source, devicePath),
-                  description: options.description,
-                  parent: parentOf(options),
-                  changes:
-                    options.changedRanges === undefined || options.baseChangeId === undefined
-                      ? undefined
-                      : rangesOf(options.changedRanges, options.baseChangeId),
-                  volumeId: options.volumeId,
-                  changeTracking:
-                    options.changeId === undefined || options.volumeId === undefined
-                      ? undefined
-                      : { changeId: options.changeId, volumeId: options.volumeId },
-                  compression: options.compression,
-                },
-                {
-                  onBackupStart: (progress, type) => {
-                    stopProgress = output.showProgress(`${type} backup`, () => progress.snapshot());
-                  },
-                  onWarning: (message) => output.warn(message),
-                },
-                signal,
-              );
-            } finally {
-              stopProgress();
+            if (agent !== undefined) {
+              const { runBackupOnAgent } = await import("./transfer-on-agent.js");
+              result = await runBackupOnAgent({ agent, transferId }, request, output, signal);
+            } else {
+              result = await runBackupHere(request, output, signal);
             }
             if (result.fallbackReason !== undefined) {
               output.warn(`a full backup was made, because ${result.fallbackReason}`);
@@ -114,6 +114,24 @@ backup is made instead and the result says why. The ranges are trusted: what the
         ),
       );
     });
+}
+
+async function runBackupHere(request: BackupRequest, output: Output, signal: AbortSignal): Promise<BackupResult> {
+  let stopProgress = (): void => undefined;
+  try {
+    return await runBackup(
+      request,
+      {
+        onBackupStart: (progress, type) => {
+          stopProgress = output.showProgress(`${type} backup`, () => progress.snapshot());
+        },
+        onWarning: (message) => output.warn(message),
+      },
+      signal,
+    );
+  } finally {
+    stopProgress();
+  }
 }
 
 function rangesOf(
@@ -135,6 +153,9 @@ function checkOptions(options: BackupCommandOptions): void {
   }
   if (options.changeId !== undefined && options.volumeId === undefined) {
     throw new UsageError("--change-id needs --volume-id");
+  }
+  if (options.transferId !== undefined && options.agent === undefined) {
+    throw new UsageError("--transfer-id needs --agent");
   }
   if (options.full === true && options.parent !== "auto" && options.parent !== "none") {
     throw new UsageError("--full and --parent exclude each other");

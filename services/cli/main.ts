@@ -2,12 +2,14 @@
  * The command line `blockmover`: its commands, their options and their help.
  */
 import { Command, CommanderError, Option } from "commander";
+import { addAgentCommand, addDataMoverCommand } from "./agent-command.js";
 import { addBackupCommand } from "./backup-command.js";
 import { addRepositoryCommands } from "./repository-commands.js";
 import { addRestoreCommand } from "./restore-command.js";
 import { newOutput } from "./output.js";
 import { EXIT_DONE, EXIT_USAGE, UsageError } from "./run-command.js";
 import { addSnapshotCommands } from "./snapshot-commands.js";
+import { addTransferCommands } from "./transfer-commands.js";
 
 /** What `--version` prints; kept equal to package.json by a test. */
 export const VERSION = "0.1.0";
@@ -63,6 +65,9 @@ Examples:
   addBackupCommand(program, report);
   addRestoreCommand(program, report);
   addSnapshotCommands(program, report);
+  addTransferCommands(program, report);
+  addAgentCommand(program, report);
+  addDataMoverCommand(program, report);
   for (const command of allCommands(program)) {
     command.exitOverride();
   }
@@ -81,6 +86,22 @@ export interface RepositoryOptions {
   readonly repo: string;
   readonly passwordFile?: string;
   readonly json: boolean;
+}
+
+/** Adds `--agent` and `--transfer-id`. */
+export function withAgentOptions(command: Command): Command {
+  return command
+    .option(
+      "--agent <address>",
+      "let an agent do it: unix:/path, or http://host:port in plain text; paths are then its",
+    )
+    .option("--transfer-id <id>", "with --agent: name of the transfer; asking again with it starts nothing twice");
+}
+
+/** Options of commands that an agent can do. */
+export interface AgentOptions {
+  readonly agent?: string;
+  readonly transferId?: string;
 }
 
 /** Adds `--repo`, `--password-file` and `--json`. */

@@ -1,25 +1,32 @@
 /** `blockmover restore SNAPSHOT DEVICE|IMAGE`. */
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import { runRestore } from "../datapath/data-mover.js";
+import { type RestoreRequest, runRestore } from "../datapath/data-mover.js";
 import type { RestoreResult } from "../datapath/uploader/restore.js";
-import { type ReportStatus, type RepositoryOptions, withRepositoryOptions } from "./main.js";
-import { formatBytes, formatDuration } from "./output.js";
+import {
+  type AgentOptions,
+  type ReportStatus,
+  type RepositoryOptions,
+  withAgentOptions,
+  withRepositoryOptions,
+} from "./main.js";
+import { formatBytes, formatDuration, type Output } from "./output.js";
 import { readPassword } from "./password.js";
-import { runCommand } from "./run-command.js";
+import { runCommand, UsageError } from "./run-command.js";
 
-interface RestoreCommandOptions extends RepositoryOptions {
+interface RestoreCommandOptions extends RepositoryOptions, AgentOptions {
   readonly force: boolean;
 }
 
 export function addRestoreCommand(program: Command, report: ReportStatus): void {
-  withRepositoryOptions(
+  const command = withRepositoryOptions(
     program
       .command("restore")
       .description("write a snapshot to a block device or image file")
       .argument("<snapshot>", "id of the snapshot, or at least its first 6 digits")
       .argument("<target>", "block device, or image file; a file that does not exist is made"),
-  )
+  );
+  withAgentOptions(command)
     .option("--force", "overwrite an image file that is not empty", false)
     .addHelpText(
       "after",
@@ -33,26 +40,22 @@ replaced; ranges of zeros are punched out, so that a thin target stays thin.`,
           options,
           async (output, signal) => {
             const password = await readPassword(options.passwordFile);
-            let stopProgress = (): void => undefined;
+            const request: RestoreRequest = {
+              repository: { url: options.repo, password },
+              snapshotId: snapshot,
+              targetPath: resolve(target),
+              force: options.force,
+            };
+            const { agent, transferId } = options;
+            if (transferId !== undefined && agent === undefined) {
+              throw new UsageError("--transfer-id needs --agent");
+            }
             let result: RestoreResult;
-            try {
-              result = await runRestore(
-                {
-                  repository: { url: options.repo, password },
-                  snapshotId: snapshot,
-                  targetPath: resolve(target),
-                  force: options.force,
-                },
-                {
-                  onRestoreStart: (progress) => {
-                    stopProgress = output.showProgress("restore", () => progress.snapshot());
-                  },
-                  onWarning: (message) => output.warn(message),
-                },
-                signal,
-              );
-            } finally {
-              stopProgress();
+            if (agent !== undefined) {
+              const { runRestoreOnAgent } = await import("./transfer-on-agent.js");
+              result = await runRestoreOnAgent({ agent, transferId }, request, output, signal);
+            } else {
+              result = await runRestoreHere(request, output, signal);
             }
             const rate = result.durationMs > 0 ? (result.volumeSizeBytes * 1000) / result.durationMs : 0;
             output.result(
@@ -67,4 +70,22 @@ replaced; ranges of zeros are punched out, so that a thin target stays thin.`,
         ),
       );
     });
+}
+
+async function runRestoreHere(request: RestoreRequest, output: Output, signal: AbortSignal): Promise<RestoreResult> {
+  let stopProgress = (): void => undefined;
+  try {
+    return await runRestore(
+      request,
+      {
+        onRestoreStart: (progress) => {
+          stopProgress = output.showProgress("restore", () => progress.snapshot());
+        },
+        onWarning: (message) => output.warn(message),
+      },
+      signal,
+    );
+  } finally {
+    stopProgress();
+  }
 }

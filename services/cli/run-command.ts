@@ -3,7 +3,7 @@
  *
  * Exit status: 0 done, 1 failed, 2 usage, 130 cancelled.
  */
-import { isCancelled } from "../common/cancellation.js";
+import { CancelledElsewhere, isCancelled } from "../common/cancellation.js";
 import { BlockmoverError, isBlockmoverError } from "../common/errors.js";
 import { newOutput, type Output } from "./output.js";
 
@@ -45,6 +45,10 @@ export async function runCommand(
   } catch (error) {
     if (isCancelled(error, cancel.signal)) {
       output.cancelled(`cancelled: ${whenCancelled}`);
+      return EXIT_CANCELLED;
+    }
+    if (error instanceof CancelledElsewhere) {
+      output.cancelled(error.message);
       return EXIT_CANCELLED;
     }
     output.error(error);

@@ -13,6 +13,11 @@ import { assert } from "./assert.js";
 /** The longest time that setTimeout keeps; it fires at once for more. */
 const maxTimerMs = 2 ** 31 - 1;
 
+/** Somebody else has cancelled what this process waited for. */
+export class CancelledElsewhere extends Error {
+  override readonly name = "CancelledElsewhere";
+}
+
 /** Throws the signal's reason if it is aborted. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) {

@@ -16,6 +16,7 @@ export type ErrorCode =
   | "UNAUTHENTICATED" // wrong password or credentials
   | "RESOURCE_EXHAUSTED" // disk full, quota, limit
   | "UNAVAILABLE" // transient: trying again may help
+  | "DEADLINE_EXCEEDED" // it had not ended by the time that the caller set
   | "UNIMPLEMENTED" // an algorithm or feature that this build does not have
   | "DATA_LOSS" // damaged or missing repository data, device read error
   | "INTERNAL"; // a broken invariant: our mistake
@@ -25,18 +26,33 @@ export interface ErrorOptions {
   readonly cause?: unknown;
   /** What the user can do about it, as a full sentence. */
   readonly hint?: string;
+  /** Tells failures of one code apart, for programs: capitals and underscores, stable. */
+  readonly reason?: string;
+  /** What is malformed in a request, all of it. */
+  readonly violations?: readonly FieldViolation[];
+}
+
+/** One mistake in a request. */
+export interface FieldViolation {
+  /** Path to the field, such as `spec.repository.url`. */
+  readonly field: string;
+  readonly description: string;
 }
 
 /** A failure with a code, a message that stands alone, and a hint. */
 export class BlockmoverError extends Error {
   readonly code: ErrorCode;
   readonly hint: string | undefined;
+  readonly reason: string | undefined;
+  readonly violations: readonly FieldViolation[];
 
   constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = "BlockmoverError";
     this.code = code;
     this.hint = options.hint;
+    this.reason = options.reason;
+    this.violations = options.violations ?? [];
   }
 }
 

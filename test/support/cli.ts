@@ -51,6 +51,8 @@ export interface CliRun {
   /** Settles when it ended, however; rejects when it ran past its deadline. */
   readonly done: Promise<CliResult>;
   kill(signal: NodeJS.Signals): void;
+  /** What it has written so far, both streams. */
+  output(): string;
   /** Waits until its output (both streams) matches. @throws Error when it ends or 30 s pass before */
   waitForOutput(pattern: RegExp): Promise<void>;
 }
@@ -117,6 +119,7 @@ export function startCli(args: readonly string[], options: CliOptions = {}): Cli
       if (child === undefined) throw new Error("not started yet: await waitForOutput first");
       child.kill(signal);
     },
+    output: () => stdout + stderr,
     waitForOutput: async (pattern) => {
       const seen = (): boolean => pattern.test(stdout) || pattern.test(stderr);
       await waitFor(() => seen() || ended, { what: `${String(pattern)} in the output`, deadlineMs: 30_000 });
