@@ -98,10 +98,12 @@ describe("blockmover", () => {
       ],
       "repository status": [],
       backup: [
+        "--agent",
+        "--transfer-id",
         ...["--source", "--description", "--compression", "--full", "--parent", "--changed-ranges"],
         ...["--base-change-id", "--change-id", "--volume-id"],
       ],
-      restore: ["--force"],
+      restore: ["--agent", "--transfer-id", "--force"],
       "snapshot list": ["--source", "--all"],
       "snapshot show": [],
       "snapshot verify": ["--sample"],

@@ -141,16 +141,17 @@ describe("restarts of an agent", () => {
 
   it("drains at SIGTERM: takes nothing more, lets a short transfer finish, and exits with 0", async () => {
     const agent = await startAgent(temp);
-    const request = await backupOf("b1", { randomBytes: 64 * MiB });
-    await agent.client.startBackup(request);
-    const following = waitForEnd(agent.client, "b1");
+    // Held, so that it is still under way when the agent is asked for more.
+    const pid = await startAndHold(agent, "b1");
     agent.run.kill("SIGTERM");
     await agent.run.waitForOutput(/agent\.draining/);
     const refused = await agent.client.startBackup(await backupOf("b2", { randomBytes: MiB })).catch(String);
     expect(refused).to.contain("the agent is shutting down");
-    expect((await following).state).to.equal(TransferState.COMPLETED);
+    process.kill(pid, "SIGCONT");
     expect((await agent.run.done).code).to.equal(0);
     expect(moverPids(agent.stateDirectory)).to.deep.equal([]);
+    const next = await startAgent(temp);
+    expect((await waitForEnd(next.client, "b1")).state).to.equal(TransferState.COMPLETED);
   });
 
   it("hands over at SIGTERM what runs longer than the grace", async () => {
